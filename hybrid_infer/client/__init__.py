@@ -1,0 +1,1 @@
+"""The public client: validated requests in, results with a route out."""

@@ -1,0 +1,1 @@
+"""Plain frozen data that every layer shares. No behaviour beyond derived properties, no I/O."""

@@ -1,0 +1,1 @@
+"""The local half: the same models, loaded into this process."""

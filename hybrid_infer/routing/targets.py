@@ -1,0 +1,117 @@
+"""The nouns of routing: a target, its readiness, an outcome, and what a backend must offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol, TypeAlias
+
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.replies import AsyncPartStream, ChatReply, EmbedReply, PartStream
+from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import HybridInferError
+
+Reply: TypeAlias = EmbedReply | ChatReply
+Result: TypeAlias = EmbedReply | ChatReply | PartStream | AsyncPartStream
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Somewhere a call can be sent: a remote by name, or the local copy (`name` ``"local"``)."""
+
+    name: str
+    kind: Literal["remote", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A target that a plan leaves out, why, and the error to raise if nothing else is left."""
+
+    target: Target
+    reason: Reason
+    detail: str
+    error: HybridInferError
+
+
+class ReadinessState(StrEnum):
+    """How far a local copy is from answering."""
+
+    WARM = "warm"
+    LOADING = "loading"
+    COLD = "cold"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """A local copy's distance from answering.
+
+    Attributes:
+        state: warm, loading, cold or absent.
+        seconds: time until it can start on a request: 0 when warm, the rest of the load when
+            loading, the expected load when cold.
+        exclusion: why it is absent; None otherwise.
+    """
+
+    state: ReadinessState
+    seconds: float = 0.0
+    exclusion: Exclusion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one try ended: with a result, or with an error; never both, never neither."""
+
+    elapsed_seconds: float
+    result: Result | None = None
+    error: HybridInferError | None = None
+
+
+class Backend(Protocol):
+    """What the drivers need from a backend; each pair differs only in ``await``.
+
+    Every method raises `HybridInferError` subclasses only. `stream` returns once the response
+    has been accepted; the driver pulls the first part before it commits to the target.
+    """
+
+    def call(self, request: Request, deadline: Deadline) -> Reply:
+        """Serve a request whole."""
+        ...
+
+    async def acall(self, request: Request, deadline: Deadline) -> Reply:
+        """Serve a request whole."""
+        ...
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> PartStream:
+        """Open a stream of parts."""
+        ...
+
+    async def astream(self, request: ChatRequest, deadline: Deadline) -> AsyncPartStream:
+        """Open a stream of parts."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; later calls raise `EngineClosedError`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything; later calls raise `EngineClosedError`."""
+        ...
+
+
+class LocalCopies(Protocol):
+    """What routing asks about local copies; never blocks, never loads."""
+
+    def readiness(self, spec: ModelSpec) -> Readiness:
+        """How far the local copy of `spec` is from answering."""
+        ...
+
+    def unsupported(self, request: EmbedRequest | ChatRequest) -> str | None:
+        """The first option of `request` that local computation cannot honour, or None."""
+        ...
+
+    def preload(self, spec: ModelSpec) -> None:
+        """Start loading `spec` in the background, if it is cold."""
+        ...
