@@ -23,49 +23,113 @@ if TYPE_CHECKING:
     )
     from hybrid_infer.datatypes.chat import (
         ChatChunk as ChatChunk,
+    )
+    from hybrid_infer.datatypes.chat import (
         ChatCompletion as ChatCompletion,
+    )
+    from hybrid_infer.datatypes.chat import (
         ChatUsage as ChatUsage,
     )
     from hybrid_infer.datatypes.embeddings import (
-        EmbeddingSpace as EmbeddingSpace,
-        EmbeddingUsage as EmbeddingUsage,
         Embeddings as Embeddings,
+    )
+    from hybrid_infer.datatypes.embeddings import (
+        EmbeddingSpace as EmbeddingSpace,
+    )
+    from hybrid_infer.datatypes.embeddings import (
+        EmbeddingUsage as EmbeddingUsage,
     )
     from hybrid_infer.datatypes.route import (
         Attempt as Attempt,
+    )
+    from hybrid_infer.datatypes.route import (
         Reason as Reason,
+    )
+    from hybrid_infer.datatypes.route import (
         Route as Route,
     )
     from hybrid_infer.errors import (
-        APIConnectionError as APIConnectionError,
-        APITimeoutError as APITimeoutError,
         AllTargetsFailedError as AllTargetsFailedError,
+    )
+    from hybrid_infer.errors import (
+        APIConnectionError as APIConnectionError,
+    )
+    from hybrid_infer.errors import (
+        APITimeoutError as APITimeoutError,
+    )
+    from hybrid_infer.errors import (
         AuthenticationError as AuthenticationError,
+    )
+    from hybrid_infer.errors import (
         ConfigError as ConfigError,
+    )
+    from hybrid_infer.errors import (
         ContextLengthError as ContextLengthError,
+    )
+    from hybrid_infer.errors import (
         DeadlineExceededError as DeadlineExceededError,
+    )
+    from hybrid_infer.errors import (
         EmbeddingSpaceMismatchError as EmbeddingSpaceMismatchError,
+    )
+    from hybrid_infer.errors import (
         EngineClosedError as EngineClosedError,
+    )
+    from hybrid_infer.errors import (
         HybridInferError as HybridInferError,
+    )
+    from hybrid_infer.errors import (
         InsufficientMemoryError as InsufficientMemoryError,
+    )
+    from hybrid_infer.errors import (
         InvalidRequestError as InvalidRequestError,
+    )
+    from hybrid_infer.errors import (
         LocalEngineError as LocalEngineError,
+    )
+    from hybrid_infer.errors import (
         ModelIntegrityError as ModelIntegrityError,
+    )
+    from hybrid_infer.errors import (
         ModelLoadingError as ModelLoadingError,
+    )
+    from hybrid_infer.errors import (
         ModelNotAvailableError as ModelNotAvailableError,
+    )
+    from hybrid_infer.errors import (
         ModelNotDownloadedError as ModelNotDownloadedError,
+    )
+    from hybrid_infer.errors import (
         OverloadedError as OverloadedError,
+    )
+    from hybrid_infer.errors import (
         QuotaExceededError as QuotaExceededError,
+    )
+    from hybrid_infer.errors import (
         RateLimitError as RateLimitError,
+    )
+    from hybrid_infer.errors import (
         RemoteProtocolError as RemoteProtocolError,
+    )
+    from hybrid_infer.errors import (
         RemoteServerError as RemoteServerError,
+    )
+    from hybrid_infer.errors import (
         StreamInterruptedError as StreamInterruptedError,
     )
     from hybrid_infer.settings import (
         EmbeddingSettings as EmbeddingSettings,
+    )
+    from hybrid_infer.settings import (
         GenerationSettings as GenerationSettings,
+    )
+    from hybrid_infer.settings import (
         MemorySettings as MemorySettings,
+    )
+    from hybrid_infer.settings import (
         RoutingSettings as RoutingSettings,
+    )
+    from hybrid_infer.settings import (
         Settings as Settings,
     )
 
