@@ -45,9 +45,11 @@ class HybridInferError(Exception):
             when the call failed before any dispatch.
         retry_after: seconds after which the same call may succeed, or None if unknown.
         retryable: whether repeating the same call unchanged can succeed at all.
+        status: the HTTP status behind the error, or None if there was none.
     """
 
     retryable: ClassVar[bool] = False
+    status: int | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -116,11 +118,7 @@ class ModelLoadingError(HybridInferError):
 
 
 class RemoteServerError(HybridInferError):
-    """The remote failed (5xx, 424).
-
-    Attributes:
-        status: the HTTP status, or None if the failure was inside a body or stream.
-    """
+    """The remote failed (5xx, 424), or refused a body as too large (413)."""
 
     retryable = True
 

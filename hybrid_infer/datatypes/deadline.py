@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -48,6 +49,56 @@ class Deadline:
         """A fixed deadline `seconds` from now that never outlives this one."""
         return Deadline(min(seconds, self.left()), clock=self._clock)
 
+    def attempt(
+        self, *, limit_seconds: float | None = None, silence_seconds: float | None = None
+    ) -> AttemptDeadline:
+        """The share of this deadline that one attempt may use; see `AttemptDeadline`."""
+        return AttemptDeadline(self, limit_seconds, silence_seconds)
+
     def __repr__(self) -> str:
         kind = "without progress" if self.renewable else "in all"
         return f"Deadline({self.left():.3f} s left of {self.seconds} s {kind})"
+
+
+class AttemptDeadline(Deadline):
+    """The share of a call's deadline that one attempt may use.
+
+    It binds until `release`, which the driver calls once the attempt is committed (a stream's
+    first chunk has arrived); from then on only the call's own deadline holds.
+
+    Args:
+        parent: the call's deadline, never outlived.
+        limit_seconds: time for the whole attempt; None: the parent's.
+        silence_seconds: time between two signs of progress; None: no limit of its own.
+    """
+
+    __slots__ = ("_limit_at", "_parent", "_released")
+
+    def __init__(
+        self, parent: Deadline, limit_seconds: float | None, silence_seconds: float | None
+    ) -> None:
+        silence = math.inf if silence_seconds is None else silence_seconds
+        super().__init__(silence, renewable=True, clock=parent._clock)  # noqa: SLF001 - base class
+        self._parent = parent
+        self._limit_at = math.inf if limit_seconds is None else self._clock() + limit_seconds
+        self._released = False
+
+    def left(self) -> float:
+        """Seconds left of the attempt and of the call, whichever is less."""
+        if self._released:
+            return self._parent.left()
+        own = min(self._limit_at, self._expires_at) - self._clock()
+        return max(0.0, min(own, self._parent.left()))
+
+    def expired(self) -> bool:
+        """Whether the attempt or the call is out of time."""
+        return self.left() <= 0.0
+
+    def renew(self) -> None:
+        """Report progress to the attempt and to the call."""
+        super().renew()
+        self._parent.renew()
+
+    def release(self) -> None:
+        """Lift the attempt's own limits."""
+        self._released = True

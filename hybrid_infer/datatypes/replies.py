@@ -58,9 +58,20 @@ class PartStream(Protocol):
     instead of ending; `close` may be called at any time, from any thread, twice.
     """
 
-    id: str
-    created: int
-    provenance: Provenance
+    @property
+    def id(self) -> str:
+        """The answer's identifier."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Wall-clock seconds since the epoch."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Who answers; complete once the first part has arrived."""
+        ...
 
     def __iter__(self) -> Iterator[ChatPart]: ...
 
@@ -74,9 +85,20 @@ class PartStream(Protocol):
 class AsyncPartStream(Protocol):
     """`PartStream`, awaited."""
 
-    id: str
-    created: int
-    provenance: Provenance
+    @property
+    def id(self) -> str:
+        """The answer's identifier."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Wall-clock seconds since the epoch."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Who answers; complete once the first part has arrived."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[ChatPart]: ...
 

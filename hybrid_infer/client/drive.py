@@ -1,0 +1,116 @@
+"""The two drivers of a flow: one blocks, one awaits. Neither decides anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hybrid_infer.client.streams import primed, primed_async
+from hybrid_infer.datatypes.deadline import AttemptDeadline, Deadline
+from hybrid_infer.datatypes.requests import ChatRequest, Request
+from hybrid_infer.errors import HybridInferError
+from hybrid_infer.routing.flow import Flow
+from hybrid_infer.routing.state import Decision, Preload, Try, Wait
+from hybrid_infer.routing.targets import Backend, Outcome, Result
+
+Clock = Callable[[], float]
+
+
+class Sleep(Protocol):
+    """Let seconds pass."""
+
+    def __call__(self, seconds: float, /) -> object:
+        """Block, or return an awaitable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """What a driver needs besides the flow: where targets are, and the call itself."""
+
+    backends: Callable[[str], Backend]
+    preload: Callable[[], None]
+    request: Request
+    deadline: Deadline
+    clock: Clock = time.monotonic
+
+    def attempt_deadline(self, step: Try) -> AttemptDeadline:
+        """The share of the call's deadline that `step` may use."""
+        return self.deadline.attempt(
+            limit_seconds=step.limit_seconds, silence_seconds=step.silence_seconds
+        )
+
+
+def drive(
+    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], object] = time.sleep
+) -> Decision:
+    """Run a flow to its end on the calling thread."""
+    outcome: Outcome | None = None
+    try:
+        while True:
+            step = flow.send(outcome)
+            outcome = None
+            match step:
+                case Try():
+                    outcome = _attempt(step, dispatch)
+                case Wait(seconds):
+                    sleep(seconds)
+                case Preload():
+                    dispatch.preload()
+    except StopIteration as end:
+        decision: Decision = end.value
+        return decision
+
+
+async def drive_async(
+    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], object] = asyncio.sleep
+) -> Decision:
+    """Run a flow to its end on the running event loop."""
+    outcome: Outcome | None = None
+    try:
+        while True:
+            step = flow.send(outcome)
+            outcome = None
+            match step:
+                case Try():
+                    outcome = await _attempt_async(step, dispatch)
+                case Wait(seconds):
+                    await sleep(seconds)  # type: ignore[misc]  # an awaitable by contract
+                case Preload():
+                    dispatch.preload()
+    except StopIteration as end:
+        decision: Decision = end.value
+        return decision
+
+
+def _attempt(step: Try, dispatch: Dispatch) -> Outcome:
+    backend, request = dispatch.backends(step.target.name), dispatch.request
+    deadline, started = dispatch.attempt_deadline(step), dispatch.clock()
+    result: Result
+    try:
+        if isinstance(request, ChatRequest) and request.stream:
+            result = primed(backend.stream(request, deadline))
+            deadline.release()
+        else:
+            result = backend.call(request, deadline)
+    except HybridInferError as error:
+        return Outcome(dispatch.clock() - started, error=error)
+    return Outcome(dispatch.clock() - started, result=result)
+
+
+async def _attempt_async(step: Try, dispatch: Dispatch) -> Outcome:
+    backend, request = dispatch.backends(step.target.name), dispatch.request
+    deadline, started = dispatch.attempt_deadline(step), dispatch.clock()
+    result: Result
+    try:
+        if isinstance(request, ChatRequest) and request.stream:
+            result = await primed_async(await backend.astream(request, deadline))
+            deadline.release()
+        else:
+            result = await backend.acall(request, deadline)
+    except HybridInferError as error:
+        return Outcome(dispatch.clock() - started, error=error)
+    return Outcome(dispatch.clock() - started, result=result)

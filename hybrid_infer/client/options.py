@@ -1,0 +1,80 @@
+"""A client's constructor arguments, judged once, for both kinds of client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hybrid_infer.errors import ConfigError, InvalidRequestError
+from hybrid_infer.events import Observer
+from hybrid_infer.settings import POLICIES, Policy, Settings
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """The constructor arguments of `HybridClient`, as given; see there for their meaning."""
+
+    policy: str | None = None
+    profile: str | None = None
+    models: str | os.PathLike[str] | Mapping[str, Any] | None = None
+    api_key: str | None = None
+    base_url: str | None = None
+    deadline: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    allow_download: bool = False
+    strict_auth: bool = False
+    cache: int | None = None
+    on_event: Observer | None = None
+    settings: Settings | None = None
+
+    def __repr__(self) -> str:
+        key = "None" if self.api_key is None else "'***'"
+        return f"ClientOptions(policy={self.policy!r}, profile={self.profile!r}, api_key={key})"
+
+
+def checked_policy(policy: str | None, from_environment: Policy | None) -> Policy:
+    """The policy in force: the argument, else $HYBRID_INFER_POLICY, else ``remote-first``.
+
+    Raises:
+        ConfigError: it is none of the four.
+    """
+    if policy is None:
+        return from_environment or "remote-first"
+    for known in POLICIES:
+        if policy == known:
+            return known
+    raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
+
+
+def checked_device(device: Any) -> str:
+    """The device to compute on.
+
+    Raises:
+        ConfigError: not ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+    name, _, index = str(device).partition(":")
+    if name in DEVICES and (not index or (name == "cuda" and index.isdecimal())):
+        return str(device)
+    raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
+
+
+def checked_dtype(dtype: Any) -> str:
+    """The dtype to compute in.
+
+    Raises:
+        ConfigError: not one of `DTYPES`.
+    """
+    if dtype in DTYPES:
+        return str(dtype)
+    raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+
+
+def as_config_error(error: InvalidRequestError) -> ConfigError:
+    """The same message as an error of the constructor."""
+    return ConfigError(error.message)

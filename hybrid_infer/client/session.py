@@ -1,0 +1,301 @@
+"""What both clients share: configuration, backends, health, and how a call becomes a flow."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from hybrid_infer.client import requests, results
+from hybrid_infer.client.drive import Dispatch
+from hybrid_infer.client.options import (
+    ClientOptions,
+    as_config_error,
+    checked_device,
+    checked_dtype,
+    checked_policy,
+)
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
+from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    ConfigError,
+    EngineClosedError,
+    InvalidRequestError,
+    ModelNotAvailableError,
+)
+from hybrid_infer.events import guarded
+from hybrid_infer.routing.flow import Flow, run
+from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.latency import LatencyWindow
+from hybrid_infer.routing.policy import LOCAL, RemoteFact, check_route, make_plan
+from hybrid_infer.routing.state import FlowContext
+from hybrid_infer.routing.targets import Backend, Exclusion, ReadinessState, Target
+
+if TYPE_CHECKING:
+    from hybrid_infer.local.backend import LocalBackend
+    from hybrid_infer.remote.backend import RemoteBackend
+    from hybrid_infer.remote.keys import Secret
+
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
+
+class Session:
+    """The state of one client.
+
+    Args:
+        options: the constructor's arguments.
+
+    Raises:
+        ConfigError: any of them, models.yaml, or an environment variable is wrong.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        from hybrid_infer.registry import load_registry, read_environment, validated_settings
+
+        environment = read_environment(os.environ)
+        self.registry = load_registry(
+            options.models, profile=options.profile, base_url=options.base_url
+        )
+        self.policy = checked_policy(options.policy, environment.policy)
+        self.settings = (
+            self.registry.settings
+            if options.settings is None
+            else validated_settings(options.settings)
+        )
+        self.device = checked_device(
+            environment.device
+            if options.device == "auto" and environment.device
+            else options.device
+        )
+        self.dtype = checked_dtype(options.dtype)
+        self.deadline_seconds = self._checked_deadline(options.deadline)
+        if options.cache is not None:
+            raise ConfigError("cache= is not available in this version; leave it None")
+        self.options = options
+        self.clock = time.monotonic
+        self.health = Health(self.clock)
+        self.latency = LatencyWindow()
+        self.on_event = guarded(options.on_event)
+        self.warned: set[tuple[str, Reason]] = set()
+        self._randomness = random.Random()  # noqa: S311 - jitter, not secrets
+        self._lock = Lock()
+        self._is_closed = False
+        self._remotes: dict[str, RemoteBackend] = {}
+        self._local: LocalBackend | None = None
+        self._keys = self._find_keys()
+        self._remote_targets = {spec.name: Target(spec.name, "remote") for spec in self.remotes}
+        if self.policy == "remote-only" and not self.remotes:
+            raise ConfigError(
+                "policy='remote-only' needs a remote; profile 'tiny' has none without base_url="
+            )
+        if self.registry.profile == "tiny":
+            self._announce_tiny()
+
+    @property
+    def remotes(self) -> tuple[RemoteSpec, ...]:
+        """The configured remotes in order."""
+        return self.registry.remotes
+
+    def _checked_deadline(self, deadline: float | None) -> float | None:
+        try:
+            return requests.checked_deadline(deadline)
+        except InvalidRequestError as error:
+            raise as_config_error(error) from None
+
+    def _announce_tiny(self) -> None:
+        from hybrid_infer.snapshots.tiny import warn_once
+
+        warn_once(asked_in_code=self.options.profile is not None)
+
+    def _find_keys(self) -> dict[str, Secret | None]:
+        """Each remote's key. An explicit one is the first remote's, and Hugging Face's own."""
+        from hybrid_infer.remote.keys import find_key, is_huggingface_host
+
+        if self.policy == "local-only":
+            return {}
+        return {
+            remote.name: find_key(
+                remote,
+                self.options.api_key
+                if index == 0 or is_huggingface_host(remote.base_url)
+                else None,
+            )
+            for index, remote in enumerate(self.remotes)
+        }
+
+    def embed_request(self, texts: Any, model: Any, **arguments: Any) -> EmbedRequest:
+        """Validate an ``embed`` call; see `requests.embed_request`."""
+        return requests.embed_request(
+            self.registry.resolve("embeddings", model), texts, **arguments
+        )
+
+    def chat_request(self, messages: Any, model: Any, **arguments: Any) -> ChatRequest:
+        """Validate a ``chat_completion`` call; see `requests.chat_request`."""
+        spec = self.registry.resolve("chat", model)
+        return requests.chat_request(spec, messages, self.settings, **arguments)
+
+    def call(self, request: Request, route: Any, deadline: Any) -> results.Call:
+        """Plan a validated request.
+
+        Raises:
+            HybridInferError: the session is closed, `route` or `deadline` is wrong, or no target
+                may serve the call.
+        """
+        if self._is_closed:
+            raise EngineClosedError("the client is closed")
+        check_route(route, self.policy, [remote.name for remote in self.remotes])
+        limit = self._deadline(request, deadline)
+        may_download = route != "local" and self.policy != "local-only"
+        plan = make_plan(
+            policy=self.policy,
+            route=route,
+            remotes=[self._remote_fact(remote, request.spec) for remote in self.remotes],
+            local=self.local.readiness(request.spec, may_download=may_download),
+            unsupported=self.local.unsupported(request),
+        )
+        context = FlowContext(
+            spec=request.spec,
+            deadline=limit,
+            settings=self.settings.routing,
+            health=self.health,
+            clock=self.clock,
+            randomness=self._randomness,
+            readiness=lambda: self.local.readiness(request.spec, may_download=may_download),
+            local_seconds=self._expected_local_seconds(request, limit),
+            has_first_answer_limit=isinstance(request, EmbedRequest) or request.stream,
+            strict_auth=self.options.strict_auth,
+        )
+        flow: Flow = run(plan, context)
+        dispatch = Dispatch(
+            backends=self.backend,
+            preload=lambda: self.local.preload(request.spec),
+            request=request,
+            deadline=limit,
+            clock=self.clock,
+        )
+        return results.Call(
+            request=request,
+            plan=plan,
+            flow=flow,
+            dispatch=dispatch,
+            started_at=self.clock(),
+            was_warm=plan.local.state is ReadinessState.WARM,
+        )
+
+    def _deadline(self, request: Request, deadline: Any) -> Deadline:
+        seconds = requests.checked_deadline(deadline)
+        seconds = self.deadline_seconds if seconds is None else seconds
+        if seconds is not None:
+            return Deadline(seconds, clock=self.clock)
+        routing = self.settings.routing
+        patience = (
+            routing.embed_timeout_seconds
+            if isinstance(request, EmbedRequest)
+            else routing.chat_timeout_seconds
+        )
+        return Deadline(patience, renewable=True, clock=self.clock)
+
+    def _expected_local_seconds(self, request: Request, deadline: Deadline) -> float:
+        """The warm local copy's time to its first progress, or, under a fixed deadline, its end."""
+        routing = self.settings.routing
+        if isinstance(request, EmbedRequest):
+            unit = self.latency.p95(request.spec.name, default=routing.local_embed_seconds)
+            return unit if deadline.renewable else unit * results.num_units(request)
+        return self.latency.p95(request.spec.name, default=routing.local_chat_seconds)
+
+    def _remote_fact(self, remote: RemoteSpec, spec: ModelSpec) -> RemoteFact:
+        from hybrid_infer.remote.keys import is_huggingface_host
+        from hybrid_infer.snapshots.resolve import offline_variable
+
+        target = self._remote_targets[remote.name]
+        if remote.model_id(spec) is None:
+            error = ModelNotAvailableError(f"remote {remote.name!r} does not serve {spec.name}")
+            return RemoteFact(target, Exclusion(target, Reason.MODEL_UNAVAILABLE, spec.name, error))
+        if not is_huggingface_host(remote.base_url):
+            return RemoteFact(target)
+        variable = offline_variable()
+        if variable is not None:
+            offline = APIConnectionError(
+                f"{variable} is set, so remote {remote.name!r} is not used; unset it to go online"
+            )
+            return RemoteFact(target, Exclusion(target, Reason.OFFLINE, variable, offline))
+        if self._keys.get(remote.name) is None:
+            no_key = AuthenticationError(
+                f"no API key for remote {remote.name!r}: set HF_TOKEN or pass api_key=; "
+                f"get one at {TOKENS_PAGE}"
+            )
+            return RemoteFact(target, Exclusion(target, Reason.NO_API_KEY, "", no_key))
+        return RemoteFact(target)
+
+    @property
+    def local(self) -> LocalBackend:
+        """The local backend, made on first use."""
+        if self._local is None:
+            from hybrid_infer.local.backend import LocalBackend
+
+            with self._lock:
+                if self._local is None:
+                    self._local = LocalBackend(
+                        settings=self.settings,
+                        device=self.device,
+                        dtype=self.dtype,
+                        allow_download=self.options.allow_download,
+                        token=self.download_token,
+                        on_event=self.on_event,
+                    )
+        return self._local
+
+    def download_token(self) -> str | None:
+        """The key to download with: the first one that belongs to Hugging Face."""
+        from hybrid_infer.remote.keys import is_huggingface_host
+
+        for remote in self.remotes:
+            key = self._keys.get(remote.name)
+            if key is not None and is_huggingface_host(remote.base_url):
+                return key.reveal()
+        return None
+
+    def backend(self, name: str) -> Backend:
+        """The backend behind a target's name, made on first use."""
+        if name == LOCAL.name:
+            return self.local
+        backend = self._remotes.get(name)
+        if backend is None:
+            from hybrid_infer.remote.backend import RemoteBackend
+
+            with self._lock:
+                backend = self._remotes.get(name)
+                if backend is None:
+                    spec = next(remote for remote in self.remotes if remote.name == name)
+                    backend = RemoteBackend(spec, key=self._keys.get(name), settings=self.settings)
+                    self._remotes[name] = backend
+        return backend
+
+    def started_backends(self) -> list[Backend]:
+        """The backends to close; marks the session closed."""
+        with self._lock:
+            self._is_closed = True
+            started: list[Backend] = list(self._remotes.values())
+            if self._local is not None:
+                started.append(self._local)
+        return started
+
+    def __repr__(self) -> str:
+        names = ", ".join(remote.name for remote in self.remotes) or "none"
+        profile = f", profile={self.registry.profile!r}" if self.registry.profile else ""
+        return f"policy={self.policy!r}, remotes={names}{profile}"
+
+
+def passthrough_of(
+    tools: Any, tool_choice: Any, response_format: Any, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that only a remote, or a local copy that says so, can honour."""
+    named = {"tools": tools, "tool_choice": tool_choice, "response_format": response_format}
+    return {key: value for key, value in {**named, **extra}.items() if value is not None}

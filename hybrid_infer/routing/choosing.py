@@ -1,0 +1,120 @@
+"""Which target is next: fresh ones before retries, warm ones before waits, a slow copy before nothing."""
+
+from __future__ import annotations
+
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import HybridInferError
+from hybrid_infer.routing.state import Call, Candidate, Try
+from hybrid_infer.routing.targets import ReadinessState
+
+LOCAL_RESERVE = 1.5  # times its 95th percentile, kept back from a remote attempt
+
+
+def choose(call: Call) -> tuple[Candidate, float] | None:
+    """The next candidate and how long to wait before it; None when nothing can serve any more."""
+    context = call.context
+    if context.deadline.expired():
+        return None
+    now = context.clock()
+    left = context.deadline.left()
+    open_candidates = [c for c in call.candidates if not c.exhausted]
+    _apply_gates(call, open_candidates, now)
+    local_ready_seconds = _local_ready_seconds(call, open_candidates)
+    best: tuple[tuple[float, bool, int], Candidate, float] | None = None
+    for order, candidate in enumerate(open_candidates):
+        if candidate.target.kind == "local":
+            if local_ready_seconds is None:
+                continue
+            # Loading is done inside the attempt, so it starts now; a cold copy is only weighed
+            # against waits that a remote has named.
+            wait, weight = 0.0, _weight_of_loading(call, local_ready_seconds)
+        else:
+            wait = weight = max(0.0, candidate.available_at - now)
+            if wait >= left:
+                continue
+        rank = (weight, candidate.tries > 0, order)
+        if best is None or rank < best[0]:
+            best = (rank, candidate, wait)
+    if best is not None:
+        return best[1], best[2]
+    return _last_resort(open_candidates)
+
+
+def _apply_gates(call: Call, candidates: list[Candidate], now: float) -> None:
+    """Let closed gates push a remote's next try back, and remember why."""
+    for candidate in candidates:
+        if candidate.target.kind == "local":
+            continue
+        gate = call.context.health.closed(candidate.target, call.context.spec)
+        # A wait that this very call was told is already in available_at, poll interval included.
+        if gate is None or candidate.tries > 0:
+            continue
+        candidate.available_at = max(candidate.available_at, gate.until)
+        candidate.last_reason = gate.reason
+        candidate.last_error = _closed_error(gate.error, gate.until - now)
+        candidate.wait_is_named = gate.reason is Reason.RATE_LIMITED
+
+
+def _closed_error(error: HybridInferError, seconds: float) -> HybridInferError:
+    closed = type(error)(f"{error.message} (not asked again for another {seconds:.1f} s)")
+    closed.retry_after = seconds
+    closed.status = error.status
+    return closed
+
+
+def _local_ready_seconds(call: Call, candidates: list[Candidate]) -> float | None:
+    """When the local copy could start on the request, or None if it cannot serve in time."""
+    if not any(candidate.target.kind == "local" for candidate in candidates):
+        return None
+    readiness = call.context.readiness()
+    if readiness.state is ReadinessState.ABSENT:
+        return None
+    if readiness.seconds + call.context.local_seconds >= call.context.deadline.left():
+        return None
+    return readiness.seconds
+
+
+def _weight_of_loading(call: Call, ready_seconds: float) -> float:
+    """How late a local copy counts as being: its load time, but only next to a named wait."""
+    prefers_local = call.plan.targets[0].kind == "local"
+    has_named_wait = any(c.wait_is_named and not c.exhausted for c in call.candidates)
+    return ready_seconds if has_named_wait and not prefers_local else 0.0
+
+
+def _last_resort(candidates: list[Candidate]) -> tuple[Candidate, float] | None:
+    """A local copy that is expected to be too slow is still better than no answer."""
+    for candidate in candidates:
+        if candidate.target.kind == "local" and candidate.tries == 0:
+            return candidate, 0.0
+    return None
+
+
+def wants_preload(call: Call, choice: tuple[Candidate, float] | None) -> bool:
+    """Whether the first failure or closed gate should set a cold local copy loading."""
+    if call.preloaded or call.context.settings.preload == "never":
+        return False
+    if call.plan.local.state is not ReadinessState.COLD:
+        return False
+    if not any(candidate.last_reason is not None for candidate in call.candidates):
+        return False
+    # A try at the local copy loads it anyway.
+    return choice is None or choice[0].target.kind != "local"
+
+
+def next_try(call: Call, candidate: Candidate) -> Try:
+    """The attempt to make: a remote one leaves time for the local copy."""
+    if candidate.target.kind == "local":
+        return Try(candidate.target)
+    context = call.context
+    deadline = context.deadline
+    limit = deadline.left()
+    others = [c for c in call.candidates if not c.exhausted and c is not candidate]
+    ready_seconds = _local_ready_seconds(call, others)
+    if ready_seconds is not None:
+        reserve = ready_seconds + LOCAL_RESERVE * context.local_seconds
+        limit = max(limit - reserve, limit / 2)
+    silence = limit
+    if context.has_first_answer_limit:
+        silence = min(silence, context.settings.attempt_timeout_seconds)
+    # Under a renewable deadline progress buys time, so only silence can end an attempt.
+    return Try(candidate.target, None if deadline.renewable else limit, silence)

@@ -1,0 +1,113 @@
+"""What a flow knows while a call is under way, and the steps it can ask for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hybrid_infer.datatypes.deadline import Clock, Deadline
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.route import Attempt, Reason
+from hybrid_infer.errors import HybridInferError
+from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.policy import Plan
+from hybrid_infer.routing.targets import Readiness, Result, Target
+from hybrid_infer.settings import RoutingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Send the request to `target`.
+
+    Attributes:
+        target: where to.
+        limit_seconds: time for the whole attempt, so that another target can still serve after
+            it; None: the call's own deadline.
+        silence_seconds: time until the first sign of life, and between two; None: no such limit.
+    """
+
+    target: Target
+    limit_seconds: float | None = None
+    silence_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let `seconds` pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """Start loading the cold local copy in the background, and go on at once."""
+
+
+Step: TypeAlias = Try | Wait | Preload
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A call's happy end: who served it, and why it was them."""
+
+    result: Result
+    target: Target
+    reason: Reason
+    detail: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowContext:
+    """What a flow may look at besides its plan.
+
+    Attributes:
+        spec: the model of the call.
+        deadline: the call's deadline.
+        settings: routing settings.
+        health: the client's gates.
+        clock: the monotonic clock that deadline and health use.
+        randomness: jitter comes from here.
+        readiness: asks again how far the local copy is.
+        local_seconds: expected time of the local answer once it is warm.
+        has_first_answer_limit: whether a remote attempt may be cut after
+            ``attempt_timeout_seconds`` (not for a whole chat answer, which may take longer).
+        strict_auth: whether a rejected key ends the call.
+    """
+
+    spec: ModelSpec
+    deadline: Deadline
+    settings: RoutingSettings
+    health: Health
+    clock: Clock
+    randomness: random.Random
+    readiness: Callable[[], Readiness]
+    local_seconds: float
+    has_first_answer_limit: bool = True
+    strict_auth: bool = False
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One target of the plan while a call is under way."""
+
+    target: Target
+    tries: int = 0
+    available_at: float = 0.0
+    exhausted: bool = False
+    last_error: HybridInferError | None = None
+    last_reason: Reason | None = None
+    wait_is_named: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """The state of one flow."""
+
+    plan: Plan
+    context: FlowContext
+    candidates: list[Candidate]
+    attempts: list[Attempt] = field(default_factory=list)
+    preloaded: bool = False

@@ -1,0 +1,346 @@
+"""Scripts of outcomes in, steps and endings out: every decision under a virtual clock."""
+
+import random
+
+import pytest
+
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import (
+    AllTargetsFailedError,
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    ContextLengthError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    LocalEngineError,
+    ModelLoadingError,
+    ModelNotAvailableError,
+    ModelNotDownloadedError,
+    OverloadedError,
+    QuotaExceededError,
+    RateLimitError,
+    RemoteProtocolError,
+    RemoteServerError,
+)
+from hybrid_infer.routing.flow import run
+from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.policy import LOCAL, RemoteFact, make_plan
+from hybrid_infer.routing.state import FlowContext, Preload, Try, Wait
+from hybrid_infer.routing.targets import Exclusion, Outcome, Readiness, ReadinessState, Target
+from hybrid_infer.routing.verdicts import VERDICTS
+from hybrid_infer.settings import RoutingSettings
+
+REMOTE = Target("huggingface", "remote")
+OTHER = Target("tei-box", "remote")
+SPEC = ModelSpec("embeddings", "small", "org/model", "0" * 40)
+RESULT = object()
+
+WARM = Readiness(ReadinessState.WARM)
+
+
+def absent():
+    error = ModelNotDownloadedError("not here; run: hybrid-infer pull embeddings/small")
+    exclusion = Exclusion(LOCAL, Reason.NOT_DOWNLOADED, "", error)
+    return Readiness(ReadinessState.ABSENT, exclusion=exclusion)
+
+
+def cold(seconds):
+    return Readiness(ReadinessState.COLD, seconds)
+
+
+class World:
+    """A virtual clock, a script of outcomes per target, and a log of what the flow did."""
+
+    def __init__(self, **scripts):
+        self.now = 1000.0
+        self.scripts = {name: list(script) for name, script in scripts.items()}
+        self.log = []
+        self.health = Health(lambda: self.now)
+
+    def run(
+        self,
+        *,
+        policy="remote-first",
+        local=WARM,
+        remotes=(REMOTE,),
+        deadline=30.0,
+        renewable=False,
+        local_seconds=1.0,
+        route=None,
+        exclusions=(),
+        settings=None,
+        **context,
+    ):
+        facts = [RemoteFact(target) for target in remotes] + list(exclusions)
+        plan = make_plan(policy=policy, route=route, remotes=facts, local=local, unsupported=None)
+        flow = run(
+            plan,
+            FlowContext(
+                spec=SPEC,
+                deadline=Deadline(deadline, renewable=renewable, clock=lambda: self.now),
+                settings=settings or RoutingSettings(),
+                health=self.health,
+                clock=lambda: self.now,
+                randomness=random.Random(7),
+                readiness=lambda: local,
+                local_seconds=local_seconds,
+                **context,
+            ),
+        )
+        outcome = None
+        try:
+            for _ in range(200):
+                step = flow.send(outcome)
+                outcome = self.perform(step)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("the flow did not end")
+
+    def perform(self, step):
+        self.log.append(step)
+        if isinstance(step, Wait):
+            assert step.seconds > 0
+            self.now += step.seconds
+            return None
+        if isinstance(step, Preload):
+            return None
+        script = self.scripts.get(step.target.name)
+        planned = script.pop(0) if script else RESULT
+        seconds, error = planned if isinstance(planned, tuple) else (0.1, planned)
+        self.now += seconds
+        if error is RESULT:
+            return Outcome(seconds, result=RESULT)
+        return Outcome(seconds, error=error)
+
+    @property
+    def tries(self):
+        return [step.target.name for step in self.log if isinstance(step, Try)]
+
+    @property
+    def waited(self):
+        return sum(step.seconds for step in self.log if isinstance(step, Wait))
+
+
+def test_the_first_choice_serves():
+    world = World()
+    decision = world.run()
+    assert (decision.target, decision.reason, decision.result) == (REMOTE, Reason.PRIMARY, RESULT)
+    assert [a.error for a in decision.attempts] == [None]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RateLimitError("slow down", retry_after=30.0), Reason.RATE_LIMITED),
+        (QuotaExceededError("no credits"), Reason.QUOTA_EXCEEDED),
+        (AuthenticationError("bad key"), Reason.AUTHENTICATION),
+        (ModelNotAvailableError("gone"), Reason.MODEL_UNAVAILABLE),
+        (ModelLoadingError("loading", retry_after=20.0), Reason.MODEL_LOADING),
+        (RemoteServerError("oops", status=500), Reason.SERVER_ERROR),
+        (RemoteProtocolError("html", status=200), Reason.BAD_RESPONSE),
+        (RemoteProtocolError("cut"), Reason.BAD_RESPONSE),
+        (APIConnectionError("refused"), Reason.CONNECTION_FAILED),
+        (APITimeoutError("slow"), Reason.TIMEOUT),
+        (OverloadedError("full"), Reason.OVERLOADED),
+        (RemoteServerError("too large", status=413), Reason.TOO_LARGE),
+    ],
+)
+def test_a_warm_local_copy_takes_over_without_a_wait(error, reason):
+    world = World(huggingface=[error])
+    decision = world.run()
+    assert world.tries == ["huggingface", "local"]
+    assert world.waited == 0
+    assert (decision.target, decision.reason) == (LOCAL, reason)
+    assert decision.attempts[0].error == type(error).__name__
+    assert "huggingface" in decision.detail
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidRequestError("bad", argument="x"), ContextLengthError("long")]
+)
+def test_the_callers_mistake_goes_nowhere_else(error):
+    world = World(huggingface=[error])
+    with pytest.raises(type(error)) as caught:
+        world.run()
+    assert caught.value is error
+    assert world.tries == ["huggingface"]
+    assert len(caught.value.attempts) == 1
+
+
+def test_strict_auth_raises():
+    world = World(huggingface=[AuthenticationError("bad key")])
+    with pytest.raises(AuthenticationError):
+        world.run(strict_auth=True)
+    assert world.tries == ["huggingface"]
+
+
+def test_retry_after_is_waited_when_nothing_else_can_serve():
+    world = World(huggingface=[RateLimitError("slow", retry_after=4.0)])
+    decision = world.run(policy="remote-only")
+    assert world.tries == ["huggingface", "huggingface"]
+    assert world.waited == pytest.approx(4.0)
+    assert decision.reason is Reason.PRIMARY
+
+
+def test_a_wait_beyond_the_deadline_is_never_slept():
+    world = World(huggingface=[RateLimitError("slow", retry_after=40.0)])
+    with pytest.raises(RateLimitError) as caught:
+        world.run(policy="remote-only")
+    assert world.waited == 0
+    assert caught.value.retry_after == 40.0
+
+
+def test_a_cold_copy_is_chosen_only_if_ready_before_the_named_wait_ends():
+    short = World(huggingface=[RateLimitError("slow", retry_after=2.0)])
+    short.run(local=cold(5.0))
+    assert short.tries == ["huggingface", "huggingface"]
+    assert short.waited == pytest.approx(2.0)
+    assert any(isinstance(step, Preload) for step in short.log)
+
+    long = World(huggingface=[RateLimitError("slow", retry_after=20.0)])
+    assert long.run(local=cold(5.0)).target is LOCAL
+    assert long.waited == 0
+
+
+def test_other_failures_do_not_weigh_a_cold_copy_against_a_backoff():
+    world = World(huggingface=[RemoteServerError("oops", status=500)])
+    assert world.run(local=cold(5.0)).target is LOCAL
+    assert world.tries == ["huggingface", "local"]
+
+
+def test_a_closed_gate_keeps_later_calls_away_until_it_opens():
+    world = World(huggingface=[RateLimitError("slow", retry_after=10.0)])
+    world.run()
+    world.log.clear()
+    decision = world.run()
+    assert world.tries == ["local"]
+    assert decision.reason is Reason.RATE_LIMITED
+    world.now += 11.0
+    world.log.clear()
+    assert world.run().target is REMOTE
+    assert world.tries == ["huggingface"]
+
+
+def test_a_closed_gate_raises_its_own_error_when_nothing_else_is_left():
+    world = World(huggingface=[QuotaExceededError("no credits")])
+    with pytest.raises(QuotaExceededError):
+        world.run(policy="remote-only")
+    world.log.clear()
+    with pytest.raises(QuotaExceededError) as caught:
+        world.run(policy="remote-only")
+    assert world.tries == []
+    assert caught.value.retry_after == pytest.approx(3600, abs=1)
+
+
+def test_a_gate_is_never_shortened():
+    world = World(huggingface=[RateLimitError("slow", retry_after=100.0)])
+    world.run()
+    world.health.close(
+        REMOTE,
+        SPEC,
+        VERDICTS[RateLimitError].gate,
+        seconds=1.0,
+        reason=Reason.RATE_LIMITED,
+        error=RateLimitError("slow"),
+    )
+    gate = world.health.closed(REMOTE, SPEC)
+    assert gate.until - world.now > 90
+
+
+def test_server_errors_are_retried_once_or_twice_when_alone():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 5)
+    with pytest.raises(RemoteServerError) as caught:
+        world.run(policy="remote-only")
+    assert world.tries == ["huggingface"] * 3
+    assert len(caught.value.attempts) == 3
+
+
+def test_loading_is_polled_inside_the_deadline():
+    world = World(huggingface=[ModelLoadingError("loading", retry_after=10.0)] * 3)
+    decision = world.run(policy="remote-only")
+    assert world.tries == ["huggingface"] * 4
+    assert world.waited == pytest.approx(15.0)
+    assert decision.target is REMOTE
+
+
+def test_remotes_are_tried_in_order_before_local():
+    world = World(huggingface=[APIConnectionError("refused")])
+    decision = world.run(remotes=(REMOTE, OTHER))
+    assert world.tries == ["huggingface", "tei-box"]
+    assert (decision.target, decision.reason) == (OTHER, Reason.CONNECTION_FAILED)
+
+
+def test_two_failures_are_one_error_with_both_causes():
+    first = RateLimitError("slow", retry_after=60.0)
+    world = World(huggingface=[first], local=[LocalEngineError("boom")])
+    with pytest.raises(AllTargetsFailedError) as caught:
+        world.run()
+    assert [type(c) for c in caught.value.causes] == [RateLimitError, LocalEngineError]
+    assert caught.value.retry_after == 60.0
+    assert caught.value.__cause__ is first
+    assert [a.target for a in caught.value.attempts] == ["huggingface", "local"]
+
+
+def test_one_failure_says_why_the_others_were_left_out():
+    world = World(huggingface=[APIConnectionError("refused")])
+    with pytest.raises(APIConnectionError) as caught:
+        world.run(local=absent())
+    assert "hybrid-infer pull embeddings/small" in caught.value.__notes__[0]
+
+
+def test_a_local_copy_expected_to_be_too_slow_is_the_last_resort():
+    world = World(huggingface=[APIConnectionError("refused")])
+    decision = world.run(local=cold(60.0), deadline=5.0)
+    assert world.tries == ["huggingface", "local"]
+    assert decision.target is LOCAL
+
+
+def test_running_out_of_time_is_a_deadline_error():
+    world = World(huggingface=[(6.0, APITimeoutError("slow"))])
+    with pytest.raises(DeadlineExceededError) as caught:
+        world.run(local=absent(), deadline=5.0)
+    assert "5 s" in str(caught.value)
+    assert isinstance(caught.value.__cause__, APITimeoutError)
+
+
+def test_a_remote_attempt_leaves_time_for_local():
+    world = World()
+    world.run(deadline=10.0, local_seconds=2.0)
+    (step,) = world.log
+    assert step.limit_seconds == pytest.approx(7.0)
+
+
+def test_local_first_falls_back_to_the_remote():
+    world = World(local=[LocalEngineError("boom")])
+    decision = world.run(policy="local-first")
+    assert world.tries == ["local", "huggingface"]
+    assert decision.reason is Reason.LOCAL_ERROR
+
+
+def test_local_first_without_a_copy_names_the_reason():
+    world = World()
+    decision = world.run(policy="local-first", local=absent())
+    assert (decision.target, decision.reason) == (REMOTE, Reason.NOT_DOWNLOADED)
+
+
+def test_an_excluded_remote_names_the_reason():
+    error = AuthenticationError("no key")
+    fact = RemoteFact(REMOTE, Exclusion(REMOTE, Reason.NO_API_KEY, "", error))
+    world = World()
+    decision = world.run(remotes=(), exclusions=[fact])
+    assert (decision.target, decision.reason) == (LOCAL, Reason.NO_API_KEY)
+
+
+def test_a_requested_route_is_not_a_fallback():
+    world = World()
+    assert world.run(route="local").reason is Reason.REQUESTED
+    assert world.tries == ["local"]
+
+
+def test_preload_never_is_obeyed():
+    world = World(huggingface=[RateLimitError("slow", retry_after=2.0)])
+    world.run(local=cold(5.0), settings=RoutingSettings(preload="never"))
+    assert not any(isinstance(step, Preload) for step in world.log)

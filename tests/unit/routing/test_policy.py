@@ -1,0 +1,105 @@
+import pytest
+
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    InvalidRequestError,
+    ModelNotDownloadedError,
+)
+from hybrid_infer.routing.policy import LOCAL, RemoteFact, check_route, make_plan
+from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState, Target
+
+REMOTE = Target("huggingface", "remote")
+BOX = Target("box", "remote")
+HEALTHY = (RemoteFact(REMOTE),)
+WARM = Readiness(ReadinessState.WARM)
+ABSENT = Readiness(
+    ReadinessState.ABSENT,
+    exclusion=Exclusion(
+        LOCAL,
+        Reason.NOT_DOWNLOADED,
+        "",
+        ModelNotDownloadedError("run: hybrid-infer pull embeddings/small"),
+    ),
+)
+NO_KEY = RemoteFact(
+    REMOTE, Exclusion(REMOTE, Reason.NO_API_KEY, "", AuthenticationError("set HF_TOKEN"))
+)
+OFFLINE = RemoteFact(
+    REMOTE, Exclusion(REMOTE, Reason.OFFLINE, "", APIConnectionError("HF_HUB_OFFLINE is set"))
+)
+
+
+def plan(policy="remote-first", route=None, remotes=HEALTHY, local=WARM, unsupported=None):
+    return make_plan(
+        policy=policy, route=route, remotes=remotes, local=local, unsupported=unsupported
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "route", "expected"),
+    [
+        ("remote-first", None, ["huggingface", "box", "local"]),
+        ("local-first", None, ["local", "huggingface", "box"]),
+        ("remote-only", None, ["huggingface", "box"]),
+        ("local-only", None, ["local"]),
+        ("remote-first", "local", ["local"]),
+        ("remote-first", "remote", ["huggingface", "box"]),
+        ("remote-first", "box", ["box"]),
+        ("local-first", "box", ["box"]),
+        ("local-only", "local", ["local"]),
+    ],
+)
+def test_order(policy, route, expected):
+    made = plan(policy, route, remotes=(RemoteFact(REMOTE), RemoteFact(BOX)))
+    assert [target.name for target in made.targets] == expected
+    assert made.requested == (route is not None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "route"), [("remote-only", "local"), ("local-only", "remote"), ("local-only", "box")]
+)
+def test_a_forbidden_route(policy, route):
+    with pytest.raises(InvalidRequestError, match="forbidden") as caught:
+        check_route(route, policy, ["huggingface", "box"])
+    assert caught.value.argument == "route"
+
+
+def test_an_unknown_route_lists_the_choices():
+    with pytest.raises(InvalidRequestError, match="local, remote, huggingface"):
+        check_route("moon", "remote-first", ["huggingface"])
+
+
+def test_nothing_left_names_both_fixes():
+    with pytest.raises(ModelNotDownloadedError, match=r"pull embeddings/small.*set HF_TOKEN"):
+        plan(remotes=(NO_KEY,), local=ABSENT)
+
+
+def test_remote_only_without_a_key():
+    with pytest.raises(AuthenticationError, match="HF_TOKEN"):
+        plan("remote-only", remotes=(NO_KEY,))
+
+
+def test_nothing_left_because_offline_names_the_variable():
+    with pytest.raises(APIConnectionError, match="HF_HUB_OFFLINE") as caught:
+        plan(remotes=(OFFLINE,), local=ABSENT)
+    assert "pull embeddings/small" in caught.value.__notes__[0]
+
+
+def test_an_unsupported_option_only_removes_local():
+    made = plan(unsupported="tools")
+    assert [target.name for target in made.targets] == ["huggingface"]
+    assert made.exclusions[0].reason is Reason.UNSUPPORTED
+    with pytest.raises(InvalidRequestError) as caught:
+        plan("local-only", unsupported="tools")
+    assert caught.value.argument == "tools"
+
+
+def test_errors_are_fresh_for_every_call():
+    def once():
+        with pytest.raises(AuthenticationError) as caught:
+            plan("remote-only", remotes=(NO_KEY,))
+        return caught.value
+
+    assert once() is not once()
