@@ -5,13 +5,40 @@ The same names are accepted under ``settings:`` in models.yaml; an unknown one i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+import functools
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from hybrid_infer.errors import ConfigError
 
 Policy = Literal["remote-first", "local-first", "remote-only", "local-only"]
 Preload = Literal["on_failure", "at_start", "never"]
 
 POLICIES: tuple[Policy, ...] = ("remote-first", "local-first", "remote-only", "local-only")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a number may be: `above` is excluded, `at_least` and `at_most` are included."""
+
+    at_most: float
+    at_least: float | None = None
+    above: float | None = None
+
+    def admit(self, value: float) -> bool:
+        """Whether `value` lies within; NaN never does."""
+        if self.above is not None and not value > self.above:
+            return False
+        return value <= self.at_most and (self.at_least is None or value >= self.at_least)
+
+    def __str__(self) -> str:
+        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:g}"
+        joint = "and at most" if self.above is not None else "to"
+        return f"{low} {joint} {self.at_most:,.15g}"
+
+
+Seconds = Annotated[float, Bounds(above=0, at_most=86_400)]
+Fraction = Annotated[float, Bounds(above=0, at_most=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +58,14 @@ class RoutingSettings:
         preload: when a cold local copy starts loading in the background.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    embed_timeout_seconds: float = 30.0
-    chat_timeout_seconds: float = 120.0
-    connect_timeout_seconds: float = 3.0
-    attempt_timeout_seconds: float = 20.0
-    stream_gap_seconds: float = 15.0
-    max_attempts_per_target: int = 3
-    local_embed_seconds: float = 1.0
-    local_chat_seconds: float = 20.0
+    embed_timeout_seconds: Seconds = 30.0
+    chat_timeout_seconds: Seconds = 120.0
+    connect_timeout_seconds: Seconds = 3.0
+    attempt_timeout_seconds: Seconds = 20.0
+    stream_gap_seconds: Seconds = 15.0
+    max_attempts_per_target: Annotated[int, Bounds(at_least=1, at_most=10)] = 3
+    local_embed_seconds: Seconds = 1.0
+    local_chat_seconds: Seconds = 20.0
     preload: Preload = "on_failure"
 
 
@@ -55,12 +80,10 @@ class EmbeddingSettings:
         norm_tolerance: how far a remote vector's norm may be from 1 before it is refused.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    remote_batch_size: int = 32
-    remote_concurrency: int = 8
-    token_budget: int = 8192
-    norm_tolerance: float = 0.02
+    remote_batch_size: Annotated[int, Bounds(at_least=1, at_most=32)] = 32
+    remote_concurrency: Annotated[int, Bounds(at_least=1, at_most=64)] = 8
+    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] = 8192
+    norm_tolerance: Fraction = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +95,8 @@ class GenerationSettings:
         max_stop_strings: stop strings of one request at most.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    max_messages: int = 4096
-    max_stop_strings: int = 16
+    max_messages: Annotated[int, Bounds(at_least=1, at_most=1_000_000)] = 4096
+    max_stop_strings: Annotated[int, Bounds(at_least=1, at_most=1_000)] = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +108,88 @@ class MemorySettings:
         local_fraction: share of the free memory that local weights may take.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    max_body_bytes: int = 64 * 1024 * 1024
-    local_fraction: float = 0.9
+    max_body_bytes: Annotated[int, Bounds(at_least=1024, at_most=16 * 1024**3)] = 64 * 1024 * 1024
+    local_fraction: Fraction = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting of a client, in four groups."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+
+
+SETTING_GROUPS: dict[str, type] = {
+    "routing": RoutingSettings,
+    "embedding": EmbeddingSettings,
+    "generation": GenerationSettings,
+    "memory": MemorySettings,
+}
+
+
+@functools.cache
+def setting_hints(group: str) -> dict[str, Any]:
+    """The annotation of every setting of one group, bounds included."""
+    return get_type_hints(SETTING_GROUPS[group], include_extras=True)
+
+
+def checked_setting(group: str, name: str, value: object) -> Any:
+    """One setting's value in its own type.
+
+    Args:
+        group: a key of `SETTING_GROUPS`.
+        name: a field of that group.
+        value: what the user wrote.
+
+    Raises:
+        ValueError: the value has another type or lies out of bounds; the message starts with
+            "must be" and does not repeat the value.
+    """
+    hint = setting_hints(group)[name]
+    if get_origin(hint) is Literal:
+        choices: tuple[str, ...] = get_args(hint)
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+    kind, bounds = get_args(hint)
+    accepted = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, accepted) or not bounds.admit(value):
+        noun = "a whole number" if kind is int else "a number"
+        raise ValueError(f"must be {noun} {bounds}")
+    return kind(value)
+
+
+def validated_settings(settings: Settings) -> Settings:
+    """The constructor's ``settings=`` argument, within the same bounds as models.yaml's section.
+
+    Args:
+        settings: a `Settings`.
+
+    Returns:
+        Equal settings, whole numbers given for seconds and fractions turned into floats.
+
+    Raises:
+        ConfigError: it is something else, or a value is wrong; the message names it, for
+            instance ``settings.routing.embed_timeout_seconds``.
+    """
+    if not isinstance(settings, Settings):
+        raise ConfigError(f"settings must be a Settings, not {type(settings).__name__}")
+    groups = {}
+    for group, group_type in SETTING_GROUPS.items():
+        given = getattr(settings, group)
+        if not isinstance(given, group_type):
+            raise ConfigError(
+                f"settings.{group} must be a {group_type.__name__}, not {type(given).__name__}"
+            )
+        values = {}
+        for setting in fields(group_type):
+            try:
+                value = checked_setting(group, setting.name, getattr(given, setting.name))
+            except ValueError as error:
+                raise ConfigError(f"settings.{group}.{setting.name} {error}") from None
+            values[setting.name] = value
+        groups[group] = group_type(**values)
+    return Settings(**groups)
