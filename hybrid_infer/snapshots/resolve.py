@@ -1,0 +1,93 @@
+"""From a model to the folder of its files. Files only: no network, no tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import ModelIntegrityError, ModelNotDownloadedError
+from hybrid_infer.registry.tiny import TINY_PREFIX
+from hybrid_infer.snapshots.facts import weight_files
+from hybrid_infer.snapshots.folders import (
+    cache_root,
+    hub_cache_dir,
+    offline_variable,
+    repo_folder,
+)
+
+__all__ = [
+    "cache_root",
+    "find_snapshot",
+    "hub_cache_dir",
+    "observed_revision",
+    "offline_variable",
+    "snapshot_folder",
+]
+
+
+def find_snapshot(spec: ModelSpec) -> Path:
+    """The folder with `spec`'s files, complete enough to be loaded.
+
+    A pinned model resolves to its commit's folder, an unpinned one to the commit that the cache
+    calls ``main``. A seeded tiny model is written on the spot if it is not there yet.
+
+    Raises:
+        ModelNotDownloadedError: it is not on this machine; the message names the command.
+        ModelIntegrityError: it is there, but files are missing or damaged.
+    """
+    if spec.repo.startswith(TINY_PREFIX):
+        from hybrid_infer.snapshots.tiny import ensure_tiny
+
+        return ensure_tiny(spec)
+    folder = snapshot_folder(spec)
+    if folder is None:
+        raise ModelNotDownloadedError(
+            f"{spec.repo} ({_revision_words(spec)}) is not in {hub_cache_dir()}; "
+            f"run: hybrid-infer pull {spec.name}"
+        )
+    _check_complete(spec, folder)
+    return folder
+
+
+def snapshot_folder(spec: ModelSpec) -> Path | None:
+    """The folder of `spec`'s commit in the Hub's cache, or None if it is not there."""
+    repo = repo_folder(spec.repo, hub_cache_dir())
+    revision = spec.revision or _main_revision(repo)
+    if revision is None:
+        return None
+    folder = repo / "snapshots" / revision
+    return folder if folder.is_dir() else None
+
+
+def _main_revision(repo: Path) -> str | None:
+    try:
+        name = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    # The name becomes a path: anything but a plain commit id stays outside.
+    return name if name.isalnum() else None
+
+
+def _revision_words(spec: ModelSpec) -> str:
+    return f"commit {spec.revision[:12]}" if spec.revision else "branch main"
+
+
+def _check_complete(spec: ModelSpec, folder: Path) -> None:
+    """Refuse a snapshot that an interrupted download has left behind."""
+    repo = folder.parent.parent.resolve()
+    needed = ["config.json", "tokenizer.json"]
+    if spec.task == "embeddings":
+        needed.append("modules.json")
+    for name in needed:
+        if not (folder / name).exists():
+            raise ModelIntegrityError(
+                f"the snapshot {folder} lacks {name}; run: hybrid-infer pull {spec.name}"
+            )
+    for file in [*(folder / name for name in needed), *weight_files(folder)]:
+        if not file.resolve().is_relative_to(repo):
+            raise ModelIntegrityError(f"{file} points outside its repository's folder")
+
+
+def observed_revision(folder: Path) -> str:
+    """The commit that a snapshot's folder is named after."""
+    return folder.name
