@@ -1,1 +1,43 @@
-"""One encoder per architecture family."""
+"""One packed encoder per architecture family; anything else goes through its own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hybrid_infer.local.placement import Placement
+    from hybrid_infer.snapshots.facts import SnapshotFacts
+
+
+class Encoder(Protocol):
+    """Turns token ids into vectors. Used by one thread at a time."""
+
+    def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:
+        """Float32 ``(sequences, dim)``.
+
+        Args:
+            sequences: token ids, special tokens included, longest first.
+            normalize: whether the snapshot's Normalize module is applied.
+        """
+        ...
+
+
+def load_encoder(path: Path, facts: SnapshotFacts, placement: Placement) -> Encoder:
+    """The fastest encoder that computes exactly what the snapshot describes.
+
+    Raises:
+        ModelIntegrityError: the weights are damaged or incomplete.
+    """
+    from hybrid_infer.local.embedding.encoders.families import PackedEncoder, find_family
+
+    family = find_family(path, facts)
+    if family is not None:
+        return PackedEncoder(path, facts, placement, family)
+    from hybrid_infer.local.embedding.encoders.generic import GenericEncoder
+
+    return GenericEncoder(path, placement)

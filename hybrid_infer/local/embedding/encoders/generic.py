@@ -1,0 +1,46 @@
+"""Any other architecture: the snapshot's own sentence-transformers modules, on padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hybrid_infer.local.placement import Placement
+
+
+class GenericEncoder:
+    """Runs the modules that ``SentenceTransformer`` builds from a snapshot.
+
+    Args:
+        path: the snapshot's folder.
+        placement: device and dtype.
+    """
+
+    def __init__(self, path: Path, placement: Placement) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model: Any = SentenceTransformer(
+            str(path),
+            device=placement.device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": placement.dtype, "use_safetensors": True},
+        ).eval()
+        self._device = torch.device(placement.device)
+
+    def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:
+        """See `Encoder.encode`."""
+        tokenizer = self.model.tokenizer
+        padded = tokenizer.pad({"input_ids": [list(ids) for ids in sequences]}, return_tensors="pt")
+        features = {key: value.to(self._device) for key, value in padded.items()}
+        for module in self.model:
+            if type(module).__name__ == "Normalize" and not normalize:
+                continue
+            features = module(features)
+        vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
+        return vectors

@@ -1,0 +1,72 @@
+"""MPNet over packed tokens (Song et al. 2020; names as in the published checkpoints)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybrid_infer.local.embedding.attention import relative_bias
+from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.embedding.encoders.postnorm import Norm, PostNormLayer
+from hybrid_infer.local.weights import Weights
+
+_QKV = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
+PADDING_ID = 1  # fixed in the architecture: positions are counted over other ids, from 2 on
+
+
+def supports(config: dict[str, Any]) -> bool:
+    """Whether this code computes what the configuration asks for."""
+    return config.get("hidden_act") == "gelu"
+
+
+class MPNet:
+    """The encoder's trunk.
+
+    Args:
+        weights: the snapshot's weights.
+        config: its config.json.
+    """
+
+    def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
+        weights.strip("mpnet.")
+        self.device = weights.device
+        self._words = weights("embeddings.word_embeddings.weight")
+        self._positions = weights("embeddings.position_embeddings.weight")
+        self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
+        self._bias_table = weights("encoder.relative_attention_bias.weight")
+        self._num_buckets = config.get("relative_attention_num_buckets", 32)
+        self._layers = [
+            PostNormLayer(
+                weights,
+                f"encoder.layer.{number}.",
+                _QKV,
+                "attention.attn.o",
+                "attention.LayerNorm",
+                config,
+            )
+            for number in range(config["num_hidden_layers"])
+        ]
+
+    def __call__(self, packed: Packed) -> Tensor:
+        """``(tokens, width)``."""
+        x = self._norm(self._words[packed.ids] + self._positions[_positions(packed)])
+        bias = relative_bias(self._bias_table, packed.longest, num_buckets=self._num_buckets)
+        for layer in self._layers:
+            x = layer(x, packed, bias)
+        return x
+
+
+def _positions(packed: Packed) -> Tensor:
+    """Positions from the padding id + 1, counted over tokens that are not the padding id.
+
+    A text may hold a literal ``<pad>``; it does not advance the count.
+    """
+    is_padding = packed.ids == PADDING_ID
+    if not bool(is_padding.any()):
+        return packed.positions() + PADDING_ID + 1
+    counted = [
+        (~part).cumsum(0) * ~part + PADDING_ID for part in is_padding.split(list(packed.lengths))
+    ]
+    return torch.cat(counted)

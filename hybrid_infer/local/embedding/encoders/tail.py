@@ -1,0 +1,134 @@
+"""What follows the transformer: pooling, Dense layers, normalisation, as the snapshot lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.weights import Linear, Weights
+from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
+
+Pool = Callable[[Tensor, Packed], Tensor]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Identity": lambda x: x,
+    "Tanh": torch.tanh,
+    "ReLU": functional.relu,
+    "GELU": functional.gelu,
+}
+KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize"})
+
+
+def _segments(packed: Packed) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor(packed.lengths, device=packed.ids.device)
+    index = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    return index, lengths
+
+
+def _sum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+    index, lengths = _segments(packed)
+    total = x.new_zeros(len(packed.lengths), x.shape[1], dtype=torch.float32)
+    return total.index_add_(0, index, x.float()), lengths[:, None]
+
+
+def _mean(x: Tensor, packed: Packed) -> Tensor:
+    total, lengths = _sum(x, packed)
+    return total / lengths
+
+
+def _mean_sqrt(x: Tensor, packed: Packed) -> Tensor:
+    total, lengths = _sum(x, packed)
+    return total / lengths.sqrt()
+
+
+def _weighted_mean(x: Tensor, packed: Packed) -> Tensor:
+    weight = (packed.positions() + 1)[:, None].float()
+    total, _ = _sum(x.float() * weight, packed)
+    weights, _ = _sum(weight, packed)
+    return total / weights
+
+
+def _ends(packed: Packed) -> Tensor:
+    return torch.tensor(packed.lengths, device=packed.ids.device).cumsum(0)
+
+
+def _first(x: Tensor, packed: Packed) -> Tensor:
+    lengths = torch.tensor(packed.lengths, device=x.device)
+    return x[_ends(packed) - lengths].float()
+
+
+def _last(x: Tensor, packed: Packed) -> Tensor:
+    return x[_ends(packed) - 1].float()
+
+
+def _max(x: Tensor, packed: Packed) -> Tensor:
+    parts = x.float().split(list(packed.lengths))
+    return torch.stack([part.amax(0) for part in parts])
+
+
+POOLINGS: dict[str, Pool] = {
+    "mean": _mean,
+    "cls": _first,
+    "max": _max,
+    "mean_sqrt_len_tokens": _mean_sqrt,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
+}
+
+
+class Tail:
+    """Pooling, then Dense layers, then normalisation.
+
+    Args:
+        path: the snapshot's folder.
+        facts: what it says about itself.
+        device: where the trunk computes.
+        dtype: what the Dense layers compute in.
+    """
+
+    def __init__(
+        self, path: Path, facts: SnapshotFacts, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._pool = POOLINGS[str(facts.pooling)]
+        self._dtype = dtype
+        self._has_normalize = facts.has_normalize
+        self._dense = [
+            _dense(path / folder, device, dtype)
+            for kind, folder in facts.modules
+            if kind == "Dense"
+        ]
+
+    def __call__(self, x: Tensor, packed: Packed, *, normalize: bool) -> Tensor:
+        """Float32 ``(sequences, dim)`` from ``(tokens, width)``."""
+        pooled = self._pool(x, packed)
+        for linear, activation in self._dense:
+            pooled = activation(linear(pooled.to(self._dtype)).float())
+        if normalize and self._has_normalize:
+            pooled = functional.normalize(pooled, dim=1)
+        return pooled
+
+
+def _dense(
+    folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[Linear, Callable[[Tensor], Tensor]]:
+    config = read_json(folder / "config.json")
+    weights = Weights([folder / "model.safetensors"], str(device), dtype)
+    name = str(config.get("activation_function", "")).rpartition(".")[2]
+    return weights.linear("linear", bias=bool(config.get("bias", True))), _ACTIVATIONS[name]
+
+
+def supports(path: Path, facts: SnapshotFacts) -> bool:
+    """Whether every module behind the transformer is one that `Tail` computes."""
+    if facts.pooling not in POOLINGS or not {k for k, _ in facts.modules} <= KNOWN_MODULES:
+        return False
+    for kind, folder in facts.modules:
+        if kind == "Dense":
+            name = str(read_json(path / folder / "config.json").get("activation_function", ""))
+            weights = path / folder / "model.safetensors"
+            if name.rpartition(".")[2] not in _ACTIVATIONS or not weights.exists():
+                return False
+    return True

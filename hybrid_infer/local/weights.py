@@ -1,0 +1,128 @@
+"""Weights from safetensors, and linear layers in the fastest form that the device has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.snapshots.facts import weight_files
+
+_PROBE_TOLERANCE = 0.05
+
+
+class Weights:
+    """The tensors of a snapshot, handed out in one dtype on one device.
+
+    Args:
+        files: safetensors files.
+        device: where tensors go.
+        dtype: what floating tensors become.
+
+    Raises:
+        ModelIntegrityError: a file is damaged.
+    """
+
+    def __init__(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        self.device, self.dtype = torch.device(device), dtype
+        self._tensors: dict[str, Tensor] = {}
+        for file in files:
+            try:
+                self._tensors.update(load_file(file, device="cpu"))
+            except SafetensorError as error:
+                raise ModelIntegrityError(f"{file} is damaged: {error}") from None
+        self._prefix = ""
+
+    @classmethod
+    def of_snapshot(cls, path: Path, device: str, dtype: torch.dtype) -> Weights:
+        """The weights of a snapshot's main model."""
+        return cls(weight_files(path), device, dtype)
+
+    def strip(self, prefix: str) -> None:
+        """Forget a prefix that all names may share: the name of the model inside a larger one."""
+        if any(name.startswith(prefix) for name in self._tensors):
+            self._prefix = prefix
+
+    def __call__(self, name: str) -> Tensor:
+        """One tensor.
+
+        Raises:
+            ModelIntegrityError: there is none of that name.
+        """
+        tensor = self._tensors.get(self._prefix + name)
+        if tensor is None:
+            raise ModelIntegrityError(f"the weights lack {self._prefix + name}")
+        return tensor.to(self.device, self.dtype)
+
+    def linear(self, *names: str, bias: bool = True, gelu: bool = False) -> Linear:
+        """A linear layer; several names are fused into one, their outputs side by side."""
+        weight = torch.cat([self(f"{name}.weight") for name in names])
+        offset = torch.cat([self(f"{name}.bias") for name in names]) if bias else None
+        return Linear(weight, offset, gelu=gelu)
+
+
+class Linear:
+    """``y = x Wᵀ + b``, optionally followed by GELU.
+
+    On a CPU that multiplies bfloat16 the weight is kept in oneDNN's own blocked layout through
+    torch's mkldnn operators. They are not public: a probe at first use compares them with
+    `torch.nn.functional.linear`, which serves wherever they are missing or wrong.
+
+    Args:
+        weight: ``(out, in)``.
+        bias: ``(out,)`` or None.
+        gelu: whether the exact GELU is fused behind it.
+    """
+
+    __slots__ = ("_bias", "_gelu", "_packed", "_weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:
+        self._weight: Tensor | None = weight
+        self._bias = bias
+        self._gelu = gelu
+        self._packed: Any = None
+        if weight.device.type == "cpu" and can_prepack(weight.dtype):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            self._weight = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to ``(tokens, in)``; gives ``(tokens, out)``."""
+        if self._packed is not None:
+            return _pointwise(x, self._packed, self._bias, gelu=self._gelu)
+        y = functional.linear(x, self._weight, self._bias)  # type: ignore[arg-type]  # kept unless packed
+        return functional.gelu(y) if self._gelu else y
+
+
+def _pointwise(x: Tensor, packed: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    activation, algorithm = ("gelu", "none") if gelu else ("none", "")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(
+        x, packed, bias, activation, [], algorithm
+    )
+    return result
+
+
+@cache
+def can_prepack(dtype: torch.dtype) -> bool:
+    """Whether the private operators are here and compute what `functional.linear` does."""
+    if dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (32, 48), (32,))
+    )
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        got = _pointwise(x, packed, bias, gelu=True)
+    except (AttributeError, RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
+        return False
+    expected = functional.gelu(functional.linear(x, weight, bias))
+    return bool(torch.allclose(got.float(), expected.float(), atol=_PROBE_TOLERANCE))
