@@ -91,7 +91,7 @@ class Linear:
         self._gelu = gelu
         self._packed: Any = None
         if weight.device.type == "cpu" and can_prepack(weight.dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            self._packed = _prepacked(weight)
             self._weight = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -102,25 +102,33 @@ class Linear:
         return functional.gelu(y) if self._gelu else y
 
 
+def _prepacked(weight: Tensor) -> Any:
+    operator = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001 - probed by can_prepack
+    return operator(weight.contiguous(), None)
+
+
 def _pointwise(x: Tensor, packed: Any, bias: Tensor | None, *, gelu: bool) -> Tensor:
     activation, algorithm = ("gelu", "none") if gelu else ("none", "")
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(
-        x, packed, bias, activation, [], algorithm
-    )
+    operator = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - probed by can_prepack
+    result: Tensor = operator(x, packed, bias, activation, [], algorithm)
     return result
+
+
+def _has_mkldnn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]  # torch's
 
 
 @cache
 def can_prepack(dtype: torch.dtype) -> bool:
     """Whether the private operators are here and compute what `functional.linear` does."""
-    if dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    if dtype is not torch.bfloat16 or not _has_mkldnn():
         return False
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (32, 48), (32,))
     )
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        packed = _prepacked(weight)
         got = _pointwise(x, packed, bias, gelu=True)
     except (AttributeError, RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
         return False

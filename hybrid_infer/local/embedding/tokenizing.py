@@ -35,7 +35,7 @@ class TextTokenizer:
 
         try:
             self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
             raise ModelIntegrityError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

@@ -35,9 +35,10 @@ class Bert:
         self.device = weights.device
         self._words = weights("embeddings.word_embeddings.weight")
         # A text is one segment, so its type's row is the same for every token.
-        self._positions = weights("embeddings.position_embeddings.weight") + weights(
-            "embeddings.token_type_embeddings.weight"
-        )[0]
+        self._positions = (
+            weights("embeddings.position_embeddings.weight")
+            + weights("embeddings.token_type_embeddings.weight")[0]
+        )
         self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
         self._layers = [
             PostNormLayer(

@@ -67,6 +67,7 @@ def _positions(packed: Packed) -> Tensor:
     if not bool(is_padding.any()):
         return packed.positions() + PADDING_ID + 1
     counted = [
-        (~part).cumsum(0) * ~part + PADDING_ID for part in is_padding.split(list(packed.lengths))
+        (~part).cumsum(0) * ~part + PADDING_ID
+        for part in torch.split_with_sizes(is_padding, list(packed.lengths))
     ]
     return torch.cat(counted)

@@ -66,7 +66,7 @@ def _last(x: Tensor, packed: Packed) -> Tensor:
 
 
 def _max(x: Tensor, packed: Packed) -> Tensor:
-    parts = x.float().split(list(packed.lengths))
+    parts = torch.split_with_sizes(x.float(), list(packed.lengths))
     return torch.stack([part.amax(0) for part in parts])
 
 

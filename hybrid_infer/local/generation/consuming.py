@@ -1,0 +1,190 @@
+"""The caller's end of an answer in the making: a blocking stream, an awaited one, or the whole."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+
+from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
+from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.local.generation.engine import ChatEngine, ChatJob, End
+from hybrid_infer.local.waiting import too_late
+
+
+class LocalStream:
+    """A `PartStream` of local parts.
+
+    Args:
+        engine: where to submit.
+        request: what to answer.
+        deadline: bounds every wait; renewed by the engine with every token.
+    """
+
+    def __init__(self, engine: ChatEngine, request: ChatRequest, deadline: Deadline) -> None:
+        self._arrived: queue.SimpleQueue[ChatPart | End] = queue.SimpleQueue()
+        self._wants_usage = request.include_usage
+        self._is_over = False
+        self._job: ChatJob = engine.submit(request, deadline, self._arrived.put)
+
+    @property
+    def id(self) -> str:
+        """The answer's identifier."""
+        return self._job.id
+
+    @property
+    def created(self) -> int:
+        """Wall-clock seconds since the epoch."""
+        return self._job.created
+
+    @property
+    def provenance(self) -> Provenance:
+        """The loaded weights."""
+        return self._job.provenance
+
+    def __iter__(self) -> Iterator[ChatPart]:
+        return self
+
+    def __next__(self) -> ChatPart:
+        while True:
+            if self._is_over:
+                raise StopIteration
+            item = self._next_item()
+            if isinstance(item, End):
+                self._is_over = True
+                if item.error is not None:
+                    raise item.error
+            elif item.choices or self._wants_usage:
+                return item
+
+    def _next_item(self) -> ChatPart | End:
+        deadline = self._job.deadline
+        while True:
+            try:
+                return self._arrived.get(timeout=deadline.left())
+            except queue.Empty:
+                if deadline.expired():
+                    self.close()
+                    raise too_late(deadline) from None
+
+    def close(self) -> None:
+        """Stop computing within one step."""
+        self._is_over = True
+        self._job.abandon()
+        # Whoever still waits in another thread is woken.
+        self._arrived.put(End())
+
+
+class AsyncLocalStream:
+    """`LocalStream`, awaited on the loop that made it.
+
+    Args:
+        engine: where to submit.
+        request: what to answer.
+        deadline: bounds every wait; renewed by the engine with every token.
+    """
+
+    def __init__(self, engine: ChatEngine, request: ChatRequest, deadline: Deadline) -> None:
+        self._arrived: asyncio.Queue[ChatPart | End] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._wants_usage = request.include_usage
+        self._is_over = False
+        self._job: ChatJob = engine.submit(request, deadline, self._emit)
+
+    def _emit(self, item: ChatPart | End) -> None:
+        """Hand over from the engine's thread; a loop that has closed has nobody waiting."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+
+    @property
+    def id(self) -> str:
+        """The answer's identifier."""
+        return self._job.id
+
+    @property
+    def created(self) -> int:
+        """Wall-clock seconds since the epoch."""
+        return self._job.created
+
+    @property
+    def provenance(self) -> Provenance:
+        """The loaded weights."""
+        return self._job.provenance
+
+    def __aiter__(self) -> AsyncIterator[ChatPart]:
+        return self
+
+    async def __anext__(self) -> ChatPart:
+        while True:
+            if self._is_over:
+                raise StopAsyncIteration
+            item = await self._next_item()
+            if isinstance(item, End):
+                self._is_over = True
+                if item.error is not None:
+                    raise item.error
+            elif item.choices or self._wants_usage:
+                return item
+
+    async def _next_item(self) -> ChatPart | End:
+        deadline = self._job.deadline
+        try:
+            while True:
+                try:
+                    return await asyncio.wait_for(self._arrived.get(), deadline.left())
+                except TimeoutError:
+                    if deadline.expired():
+                        raise too_late(deadline) from None
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Stop computing within one step."""
+        self._is_over = True
+        self._job.abandon()
+
+
+class _Collected:
+    """Parts put together."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._finish_reason = "stop"
+        self._usage = ChatUsage(None, None)
+
+    def add(self, part: ChatPart) -> None:
+        self._usage = part.usage or self._usage
+        for choice in part.choices:
+            self._text.append(choice.delta.content or "")
+            self._finish_reason = choice.finish_reason or self._finish_reason
+
+    def reply(self, stream: LocalStream | AsyncLocalStream) -> ChatReply:
+        message = ChatMessage("assistant", "".join(self._text))
+        choice = ChatChoice(0, message, self._finish_reason)
+        return ChatReply(stream.id, stream.created, (choice,), self._usage, stream.provenance)
+
+
+def collect(stream: LocalStream) -> ChatReply:
+    """The whole answer."""
+    collected = _Collected()
+    try:
+        for part in stream:
+            collected.add(part)
+    finally:
+        stream.close()
+    return collected.reply(stream)
+
+
+async def collect_async(stream: AsyncLocalStream) -> ChatReply:
+    """The whole answer."""
+    collected = _Collected()
+    try:
+        async for part in stream:
+            collected.add(part)
+    finally:
+        await stream.aclose()
+    return collected.reply(stream)

@@ -1,0 +1,77 @@
+"""From a spec to a loaded engine: find the files, check them, place them, load them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.local.hardware import hardware
+from hybrid_infer.local.placement import Placement, place
+from hybrid_infer.local.translation import loading_errors
+from hybrid_infer.settings import Settings
+from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
+from hybrid_infer.snapshots.resolve import find_snapshot, observed_revision
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hybrid_infer.local.embedding.engine import EmbeddingEngine
+    from hybrid_infer.local.generation.engine import ChatEngine
+
+
+def load_engine(
+    spec: ModelSpec, *, device: str, dtype: str, settings: Settings
+) -> EmbeddingEngine | ChatEngine:
+    """Load a model.
+
+    Raises:
+        ModelNotDownloadedError: it is not on this machine.
+        ModelIntegrityError: its files are damaged or disagree with models.yaml.
+        InsufficientMemoryError: it does not fit.
+        ConfigError: the device is not here, or the dtype is forbidden for this model.
+    """
+    path = find_snapshot(spec)
+    facts = snapshot_facts(path)
+    check_assertions(spec, facts)
+    placement = place(
+        spec,
+        facts,
+        hardware(device),
+        dtype=dtype,
+        fraction=settings.memory.local_fraction,
+    )
+    provenance = Provenance(spec.repo, observed_revision(path), True, placement.dtype)
+    with loading_errors(spec.repo):
+        if spec.task == "chat":
+            return _chat_engine(path, facts, placement, provenance, spec)
+        return _embedding_engine(path, facts, placement, provenance, settings)
+
+
+def _embedding_engine(
+    path: Path,
+    facts: SnapshotFacts,
+    placement: Placement,
+    provenance: Provenance,
+    settings: Settings,
+) -> EmbeddingEngine:
+    from hybrid_infer.local.embedding.encoders import load_encoder
+    from hybrid_infer.local.embedding.engine import EmbeddingEngine
+    from hybrid_infer.local.embedding.tokenizing import TextTokenizer
+
+    tokenizer = TextTokenizer(path, facts.max_seq_length, facts.prompt)
+    encoder = load_encoder(path, facts, placement)
+    return EmbeddingEngine(encoder, tokenizer, provenance, settings.embedding.token_budget)
+
+
+def _chat_engine(
+    path: Path,
+    facts: SnapshotFacts,
+    placement: Placement,
+    provenance: Provenance,
+    spec: ModelSpec,
+) -> ChatEngine:
+    from hybrid_infer.local.generation.engine import ChatEngine
+    from hybrid_infer.local.generation.prompting import Prompter
+
+    prompter = Prompter(path, spec.context_length or facts.context_length)
+    return ChatEngine(path, prompter, placement, provenance)

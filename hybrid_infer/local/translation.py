@@ -1,0 +1,55 @@
+"""The border to torch and transformers: whatever they raise leaves as one of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hybrid_infer.errors import (
+    HybridInferError,
+    InsufficientMemoryError,
+    LocalEngineError,
+    ModelIntegrityError,
+)
+
+
+@contextmanager
+def local_errors(activity: str) -> Iterator[None]:
+    """Translate what computing raises.
+
+    Raises:
+        InsufficientMemoryError: torch ran out of memory.
+        LocalEngineError: anything else.
+    """
+    try:
+        yield
+    except HybridInferError:
+        raise
+    except MemoryError:
+        raise InsufficientMemoryError(f"{activity} ran out of memory") from None
+    except Exception as error:  # any fault of the engine must reach the caller, typed
+        if type(error).__name__ == "OutOfMemoryError":
+            raise InsufficientMemoryError(f"{activity} ran out of memory: {error}") from error
+        raise LocalEngineError(f"{activity} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def loading_errors(model: str) -> Iterator[None]:
+    """Translate what loading raises.
+
+    Raises:
+        InsufficientMemoryError: torch ran out of memory.
+        ModelIntegrityError: anything else: the files are not what they claim to be.
+    """
+    try:
+        yield
+    except HybridInferError:
+        raise
+    except MemoryError:
+        raise InsufficientMemoryError(f"loading {model} ran out of memory") from None
+    except Exception as error:  # a snapshot may break any part of the loaders
+        if type(error).__name__ == "OutOfMemoryError":
+            raise InsufficientMemoryError(f"loading {model} ran out of memory") from error
+        raise ModelIntegrityError(
+            f"{model} could not be loaded: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,55 @@
+"""How callers wait for a future of a compute thread: blocking or awaiting, never past the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.errors import DeadlineExceededError
+
+_ResultT = TypeVar("_ResultT")
+
+
+def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], None]) -> _ResultT:
+    """The future's result, on the calling thread.
+
+    Raises:
+        DeadlineExceededError: the deadline ran out first; `abandon` was called.
+    """
+    try:
+        while True:
+            try:
+                return future.result(timeout=deadline.left())
+            except FutureTimeoutError:
+                if future.done() or not deadline.expired():  # progress has moved the deadline on
+                    continue
+                raise too_late(deadline) from None
+    except BaseException:
+        abandon()
+        raise
+
+
+async def wait_async(
+    future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], None]
+) -> _ResultT:
+    """The future's result, on the running event loop; a cancelled task abandons the work."""
+    awaited = asyncio.wrap_future(future)
+    try:
+        while True:
+            await asyncio.wait([awaited], timeout=deadline.left())
+            if awaited.done():
+                return awaited.result()
+            if deadline.expired():
+                raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
+    except BaseException:
+        abandon()
+        raise
+
+
+def too_late(deadline: Deadline) -> DeadlineExceededError:
+    """The error of local work that did not finish in time."""
+    return DeadlineExceededError(f"local work did not finish within {deadline.seconds:g} s")
