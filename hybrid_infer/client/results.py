@@ -58,9 +58,16 @@ def embeddings(session: Session, call: Call, decision: Decision) -> Embeddings:
     return Embeddings(
         vectors=reply.vectors,
         route=route,
-        usage=EmbeddingUsage(reply.prompt_tokens, reply.truncations),
+        usage=EmbeddingUsage(reply.prompt_tokens, _truncations(request, reply)),
         space=_space(session, request, reply.vectors.shape[1]),
     )
+
+
+def _truncations(request: EmbedRequest, reply: EmbedReply) -> int | None:
+    """What the backend counted, or at least what was cut before it was asked."""
+    if reply.truncations is None and request.cut_texts:
+        return len(request.cut_texts)
+    return reply.truncations
 
 
 def no_embeddings(session: Session, request: EmbedRequest) -> Embeddings:

@@ -60,7 +60,8 @@ class EmbeddingUsage:
 
     Attributes:
         prompt_tokens: tokens computed, special tokens included; None if the backend does not say.
-        truncations: texts cut at the model's limit; None if the backend does not say.
+        truncations: texts cut at the model's limit. A remote does not say: then those that were
+            cut before sending, or None if there were none.
     """
 
     prompt_tokens: int | None

@@ -99,7 +99,8 @@ class LocalBackend:
             return wait(job.future, deadline, job.abandon)
         from hybrid_infer.local.generation.consuming import LocalStream, collect
 
-        return collect(LocalStream(cast("ChatEngine", engine), request, deadline))
+        chat = cast("ChatEngine", engine)
+        return collect(LocalStream(chat, request, deadline, wants_usage=True))
 
     async def acall(self, request: Request, deadline: Deadline) -> Reply:
         """`call`, awaited."""
@@ -109,21 +110,22 @@ class LocalBackend:
             return await wait_async(job.future, deadline, job.abandon)
         from hybrid_infer.local.generation.consuming import AsyncLocalStream, collect_async
 
-        return await collect_async(AsyncLocalStream(cast("ChatEngine", engine), request, deadline))
+        chat = cast("ChatEngine", engine)
+        return await collect_async(AsyncLocalStream(chat, request, deadline, wants_usage=True))
 
     def stream(self, request: ChatRequest, deadline: Deadline) -> PartStream:
         """Open a stream of parts; loads the model first if it is cold."""
         from hybrid_infer.local.generation.consuming import LocalStream
 
-        engine = self._engine(request.spec, deadline)
-        return LocalStream(cast("ChatEngine", engine), request, deadline)
+        chat = cast("ChatEngine", self._engine(request.spec, deadline))
+        return LocalStream(chat, request, deadline, wants_usage=request.include_usage)
 
     async def astream(self, request: ChatRequest, deadline: Deadline) -> AsyncPartStream:
         """`stream`, awaited."""
         from hybrid_infer.local.generation.consuming import AsyncLocalStream
 
-        engine = await self._engine_async(request.spec, deadline)
-        return AsyncLocalStream(cast("ChatEngine", engine), request, deadline)
+        chat = cast("ChatEngine", await self._engine_async(request.spec, deadline))
+        return AsyncLocalStream(chat, request, deadline, wants_usage=request.include_usage)
 
     # Loading ---------------------------------------------------------------------------------
 

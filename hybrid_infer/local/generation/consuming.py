@@ -22,11 +22,19 @@ class LocalStream:
         engine: where to submit.
         request: what to answer.
         deadline: bounds every wait; renewed by the engine with every token.
+        wants_usage: whether the stream ends with a usage part.
     """
 
-    def __init__(self, engine: ChatEngine, request: ChatRequest, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        engine: ChatEngine,
+        request: ChatRequest,
+        deadline: Deadline,
+        *,
+        wants_usage: bool,
+    ) -> None:
         self._arrived: queue.SimpleQueue[ChatPart | End] = queue.SimpleQueue()
-        self._wants_usage = request.include_usage
+        self._wants_usage = wants_usage
         self._is_over = False
         self._job: ChatJob = engine.submit(request, deadline, self._arrived.put)
 
@@ -85,12 +93,20 @@ class AsyncLocalStream:
         engine: where to submit.
         request: what to answer.
         deadline: bounds every wait; renewed by the engine with every token.
+        wants_usage: whether the stream ends with a usage part.
     """
 
-    def __init__(self, engine: ChatEngine, request: ChatRequest, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        engine: ChatEngine,
+        request: ChatRequest,
+        deadline: Deadline,
+        *,
+        wants_usage: bool,
+    ) -> None:
         self._arrived: asyncio.Queue[ChatPart | End] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._wants_usage = request.include_usage
+        self._wants_usage = wants_usage
         self._is_over = False
         self._job: ChatJob = engine.submit(request, deadline, self._emit)
 

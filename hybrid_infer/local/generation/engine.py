@@ -21,6 +21,7 @@ from hybrid_infer.local.generation.prompting import Prompter, room_left
 from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
 from hybrid_infer.local.placement import Placement
+from hybrid_infer.local.quiet import quiet_loading
 from hybrid_infer.local.translation import local_errors
 from hybrid_infer.local.waiting import too_late
 from hybrid_infer.local.worker import Worker
@@ -106,13 +107,14 @@ class ChatEngine:
         self._prompter = prompter
         self.provenance = provenance
         self._device = torch.device(placement.device)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=getattr(torch, placement.dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with quiet_loading():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                str(path),
+                dtype=getattr(torch, placement.dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
         self._model = model.to(self._device).eval()
         self._ends = _end_tokens(path)
         self._worker = Worker(f"hybrid-infer-chat-{provenance.model}", MAX_JOBS)
@@ -150,25 +152,20 @@ class ChatEngine:
         )
         yield _part(ChatDelta(role="assistant", content=""))
         text, stops = Detokenizer(self._prompter.decode), StopMatcher(request.stop)
-        finish_reason, num_tokens = "length", 0
+        ended, num_tokens = False, 0
         for token in self._tokens(prompt, most, request):
             if job.is_abandoned or job.deadline.expired():
                 raise too_late(job.deadline)
             job.deadline.renew()
             num_tokens += 1
-            if token in self._ends:
-                finish_reason = "stop"
-                break
-            if out := stops.push(text.push(token)):
+            ended = token in self._ends
+            if not ended and (out := stops.push(text.push(token))):
                 yield _part(ChatDelta(content=out))
-            if stops.is_stopped:
-                finish_reason = "stop"
+            if ended or stops.has_stopped():
                 break
-        if not stops.is_stopped:
-            rest = stops.push(text.flush())
-            finish_reason = "stop" if stops.is_stopped else finish_reason
-            if rest := rest + stops.flush():
-                yield _part(ChatDelta(content=rest))
+        if not stops.has_stopped() and (rest := stops.push(text.flush()) + stops.flush()):
+            yield _part(ChatDelta(content=rest))
+        finish_reason = "stop" if ended or stops.has_stopped() else "length"
         yield _part(ChatDelta(), finish_reason)
         yield ChatPart((), ChatUsage(len(prompt), num_tokens))
 

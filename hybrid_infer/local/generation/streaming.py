@@ -55,7 +55,11 @@ class StopMatcher:
         self._stops = tuple(stops)
         self._held = ""
         self._longest = max((len(stop) for stop in self._stops), default=0)
-        self.is_stopped = False
+        self._has_stopped = False
+
+    def has_stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self._has_stopped
 
     def push(self, text: str) -> str:
         """The text that may go out: all of it but what may yet turn out to be a stop string."""
@@ -64,7 +68,7 @@ class StopMatcher:
         self._held += text
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            self.is_stopped = True
+            self._has_stopped = True
             out, self._held = self._held[: min(found)], ""
             return out
         keep = self._possible_start()

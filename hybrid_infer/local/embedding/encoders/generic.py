@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid_infer.local.placement import Placement
+from hybrid_infer.local.quiet import quiet_loading
 
 
 class GenericEncoder:
@@ -24,13 +25,14 @@ class GenericEncoder:
     def __init__(self, path: Path, placement: Placement) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.model: Any = SentenceTransformer(
-            str(path),
-            device=placement.device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"dtype": placement.dtype, "use_safetensors": True},
-        ).eval()
+        with quiet_loading():
+            self.model: Any = SentenceTransformer(
+                str(path),
+                device=placement.device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": placement.dtype, "use_safetensors": True},
+            ).eval()
         self._device = torch.device(placement.device)
 
     def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:

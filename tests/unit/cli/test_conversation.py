@@ -1,0 +1,117 @@
+import builtins
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from hybrid_infer.cli.conversation import Conversation
+from hybrid_infer.datatypes.chat import ChatChunk, ChatDelta, ChunkChoice
+from hybrid_infer.datatypes.route import Attempt, Reason, Route
+from hybrid_infer.errors import RateLimitError
+
+ROUTE = Route(
+    backend="remote",
+    provider="huggingface",
+    model="org/name",
+    revision=None,
+    verified=True,
+    reason=Reason.PRIMARY,
+    detail="",
+    attempts=(Attempt("huggingface", None, None, 0.1),),
+    latency_seconds=0.1,
+)
+
+
+class ScriptedClient:
+    """Streams the pieces of each scripted answer; an exception among them is raised there."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.calls = []
+
+    def chat_completion(self, messages, **options):
+        self.calls.append(SimpleNamespace(messages=[dict(m) for m in messages], **options))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return nullcontext(self.stream(answer))
+
+    def stream(self, pieces):
+        for piece in pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            choice = ChunkChoice(0, ChatDelta(content=piece))
+            yield ChatChunk("id", 0, "org/name", (choice,), None, ROUTE)
+
+
+@pytest.fixture
+def talk(monkeypatch):
+    def run(client, *lines, quiet=True, system=None):
+        script = iter(lines)
+
+        def read(_prompt):
+            line = next(script, EOFError())
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        monkeypatch.setattr(builtins, "input", read)
+        sampling = {"model": "small", "route": None}
+        Conversation(client, sampling, system=system, quiet=quiet).run()
+
+    return run
+
+
+def test_turns_are_remembered_and_the_system_message_leads(talk, capsys):
+    client = ScriptedClient(["Hel", "lo"], ["again"])
+    talk(client, "hi", "and?", system="be brief")
+    assert capsys.readouterr().out == "Hello\nagain\n"
+    assert client.calls[1].messages == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "and?"},
+    ]
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(talk):
+    client = ScriptedClient(["par", KeyboardInterrupt()], ["ok"])
+    talk(client, "long story", KeyboardInterrupt(), "next")
+    assert client.calls[1].messages[1] == {"role": "assistant", "content": "par"}
+
+
+def test_an_error_is_shown_and_the_failed_turn_is_forgotten(talk, capsys):
+    client = ScriptedClient(RateLimitError("slow down"), ["ok"])
+    talk(client, "first", "second")
+    assert "error: slow down" in capsys.readouterr().err
+    assert client.calls[1].messages == [{"role": "user", "content": "second"}]
+
+
+def test_slash_commands(talk, capsys):
+    client = ScriptedClient(["a"], ["b"])
+    talk(
+        client,
+        "/route",
+        "x",
+        "/route",
+        "/reset",
+        "/model other",
+        "/route local",
+        "y",
+        "/help",
+        "/no",
+    )
+    shown = capsys.readouterr().err
+    assert "no answer yet" in shown
+    assert "huggingface: served after 0.10 s" in shown
+    assert "'/no' is not a command" in shown
+    assert shown.count("/model NAME") == 2
+    last = client.calls[1]
+    assert (last.model, last.route, len(last.messages)) == ("other", "local", 1)
+
+
+def test_the_route_is_said_unless_quiet(talk, capsys):
+    talk(ScriptedClient(["a"]), "x", quiet=False)
+    assert "served by huggingface (org/name)" in capsys.readouterr().err
+    talk(ScriptedClient(["a"]), "x", quiet=True)
+    assert "served by" not in capsys.readouterr().err
