@@ -8,6 +8,7 @@ import shutil
 import struct
 import uuid
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ import numpy as np
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import LocalEngineError, ModelNotDownloadedError
+from hybrid_infer.snapshots import tiny_chat_models, tiny_models
 from hybrid_infer.snapshots.folders import cache_root, repo_folder
-from hybrid_infer.snapshots.tiny_models import BUILDERS, Array, TinyModel
+from hybrid_infer.snapshots.tiny_models import Array, TinyModel
+
+BUILDERS: dict[str, Callable[[ModelSpec], TinyModel]] = {
+    "tiny/Meta-Llama-3-8B-Instruct": tiny_chat_models.llama,
+    "tiny/Phi-3-mini-4k-instruct": tiny_chat_models.phi,
+    "tiny/all-mpnet-base-v2": tiny_models.mpnet,
+    "tiny/sentence-t5-large": tiny_models.t5,
+    "tiny/all-MiniLM-L6-v2": tiny_models.bert,
+}
 
 _warned = False
 

@@ -1,0 +1,116 @@
+"""What every test has: no way out to a network, no way into the user's own folders, a virtual clock."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - recognised, never bound
+FOREIGN_VARIABLES = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_API_KEY",
+    "HUGGINGFACEHUB_API_TOKEN",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_ENDPOINT",
+    "HYBRID_INFER_MODELS",
+    "HYBRID_INFER_PROFILE",
+    "HYBRID_INFER_POLICY",
+    "HYBRID_INFER_DEVICE",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory):
+    """Caches and logins of the user are out of reach; what tests write is thrown away."""
+    root = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN_VARIABLES:
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_HOME", str(root / "hf"))
+        patch.setenv("HF_HUB_CACHE", str(root / "hf" / "hub"))
+        patch.setenv("HF_TOKEN_PATH", str(root / "hf" / "token"))
+        patch.setenv("HYBRID_INFER_CACHE_DIR", str(root / "cache"))
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        patch.setenv("CI", "true")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """A test that tries to leave the machine fails, even if the code swallows the error."""
+    attempts = []
+
+    def refused(address):
+        attempts.append(address)
+        raise OSError(f"tests may only reach loopback, not {address!r}")
+
+    def is_local(address):
+        host = address[0] if isinstance(address, tuple) else address
+        return not isinstance(host, str) or host.startswith(LOOPBACK)
+
+    for name in ("connect", "connect_ex", "sendto"):
+        original = getattr(socket.socket, name)
+
+        def guarded(self, *args, _original=original):
+            address = args[-1]
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not is_local(address):
+                refused(address)
+            return _original(self, *args)
+
+        monkeypatch.setattr(socket.socket, name, guarded)
+    look_up = socket.getaddrinfo
+
+    def guarded_look_up(host, *args, **options):
+        if isinstance(host, bytes):
+            host = host.decode()
+        if host is not None and not host.startswith(LOOPBACK) and not host.endswith(".invalid"):
+            refused((host,))
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    assert not attempts, f"the test tried to reach {attempts}"
+
+
+class VirtualClock:
+    """A clock that moves when told to."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The folder of real weights that scripts/test fetches."""
+    folder = os.environ.get("HYBRID_INFER_TEST_WEIGHTS")
+    if not folder:
+        pytest.skip("real weights are not here; ./scripts/test fetches them")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_hub(weights, _own_folders):
+    """The real embedding models, staged in the Hub's cache as a download would leave them."""
+    from hybrid_infer.registry import load_registry
+    from hybrid_infer.snapshots.download import stage
+
+    registry = load_registry()
+    staged = {}
+    for alias, folder in (("small", "all-MiniLM-L6-v2"), ("default", "all-mpnet-base-v2")):
+        if (weights / folder).is_dir():
+            staged[alias] = stage(weights / folder, registry.resolve("embeddings", alias))
+    return staged

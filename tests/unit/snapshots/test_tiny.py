@@ -1,0 +1,105 @@
+"""The seeded models: real architectures, the same bytes everywhere, useful answers."""
+
+import hashlib
+import warnings
+
+import pytest
+
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots import tiny
+from hybrid_infer.snapshots.facts import check_assertions, snapshot_facts
+from hybrid_infer.snapshots.resolve import find_snapshot
+
+REGISTRY = load_registry(profile="tiny")
+SPECS = {spec.repo: spec for spec in REGISTRY.models}
+
+# What the files were when they were first written. A change here changes every seeded answer.
+DIGESTS = {
+    "tiny/Meta-Llama-3-8B-Instruct": "0f1f72c1e5af92d627bfd6128becf601c4d916a61ef2c763210a9e8b4a28c18b",
+    "tiny/Phi-3-mini-4k-instruct": "f8f4304fc2232589842f58dd5137155c810ec3416cd5f2e758fc819b7d4dfc8a",
+    "tiny/all-MiniLM-L6-v2": "5768dd000e466f05173a871fbc6b4d9f6dbe263de980ebd1a977fef51a94d350",
+    "tiny/all-mpnet-base-v2": "ba52d95947e5ddac9375b7ac4338bd4a8265799b44c4d329bfa40bc3d8ef1b35",
+    "tiny/sentence-t5-large": "2082c43a58fc24046a5f7ef5d37786c777592286f75f6a70bb510f03c3598b72",
+}
+
+
+def digest(folder):
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total.update(file.relative_to(folder).as_posix().encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize("repo", sorted(SPECS))
+def test_files_are_byte_for_byte_the_same_everywhere(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_INFER_CACHE_DIR", str(tmp_path))
+    assert digest(find_snapshot(SPECS[repo])) == DIGESTS[repo]
+
+
+@pytest.mark.parametrize("repo", sorted(SPECS))
+def test_size_and_facts(repo):
+    folder = find_snapshot(SPECS[repo])
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert size <= 25e6
+    check_assertions(SPECS[repo], snapshot_facts(folder))
+
+
+@pytest.mark.parametrize("alias", ["default", "small"])
+def test_chat_tokenizers_keep_every_text(alias):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(find_snapshot(REGISTRY.resolve("chat", alias)))
+    for text in ("plain words", "Ünïcödé 日本語 🎉", "a  b\tc\nd", "$& <x> {}", "\x00\x7f"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+@pytest.mark.parametrize(
+    ("alias", "expected"),
+    [
+        (
+            "default",
+            (
+                "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+                "<|start_header_id|>assistant<|end_header_id|>\n\n"
+            ),
+        ),
+        ("small", "<|system|>\nbe brief<|end|>\n<|user|>\nhi<|end|>\n<|assistant|>\n"),
+    ],
+)
+def test_chat_templates_are_the_families_own(alias, expected):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(find_snapshot(REGISTRY.resolve("chat", alias)))
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+    ]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == expected
+
+
+def test_a_name_without_a_twin_lists_those_there_are():
+    from dataclasses import replace
+
+    from hybrid_infer.errors import ModelNotDownloadedError
+
+    spec = replace(SPECS["tiny/all-MiniLM-L6-v2"], repo="tiny/unknown")
+    with pytest.raises(ModelNotDownloadedError, match="tiny/all-MiniLM-L6-v2"):
+        find_snapshot(spec)
+
+
+def test_one_warning_a_process_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(tiny, "_warned", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny.warn_once(asked_in_code=True)
+        tiny.warn_once(asked_in_code=False)  # CI is set
+    monkeypatch.delenv("CI")
+    with pytest.warns(UserWarning, match="seeded"):
+        tiny.warn_once(asked_in_code=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny.warn_once(asked_in_code=False)
