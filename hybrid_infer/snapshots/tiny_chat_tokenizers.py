@@ -115,6 +115,24 @@ def llama() -> TinyTokenizer:
     return TinyTokenizer(document, config, {**vocabulary, **special}, tuple(favoured))
 
 
+_PHI_NORMALIZER: Json = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ],
+}
+_PHI_DECODER: Json = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
+
+
 def phi() -> TinyTokenizer:
     """Phi-3's tokenizer: Llama 2's BPE with byte fallback, and role tokens that eat blanks."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
@@ -140,22 +158,8 @@ def phi() -> TinyTokenizer:
             "merges": merges,
         },
         base,
-        normalizer={
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
-        decoder={
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
+        normalizer=_PHI_NORMALIZER,
+        decoder=_PHI_DECODER,
     )
     document["added_tokens"] += [
         added_token(role, number, rstrip=role != "<|endoftext|>")

@@ -55,7 +55,7 @@ def asynchronously(fake, use, **options):
 def test_the_seeds_example(client, fake):
     answer = client.chat_completion(PROMPT, max_tokens=12)
     assert answer.choices[0].message.content
-    assert (answer.route.backend, answer.route.provider) == ("remote", "huggingface")
+    assert (answer.route.backend, answer.route.provider) == ("remote", "huggingface"), answer.route
     assert answer.route.reason is Reason.PRIMARY
 
     fake.enqueue(Reply(**LIMITED))

@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest
+from hybrid_infer.errors import HybridInferError
 from hybrid_infer.remote.backend import RemoteBackend
 from hybrid_infer.remote.keys import Secret
 from hybrid_infer.settings import EmbeddingSettings, MemorySettings, RoutingSettings, Settings
@@ -163,6 +165,17 @@ def _field(line: str) -> tuple[str, str]:
     return name.strip().lower(), value.strip()
 
 
+def chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            todo += [one.__cause__, one.__context__]
+    return found
+
+
 class Wire:
     """Builds replies byte by byte, and the objects under test."""
 
@@ -254,6 +267,16 @@ class Wire:
             memory=MemorySettings(max_body_bytes=body_bytes),
         )
 
+    @classmethod
+    def assert_clean(cls, error: BaseException) -> None:
+        """No foreign exception is reachable, and the key is in no text of the error."""
+        for one in chain(error):
+            assert isinstance(one, HybridInferError), repr(one)
+            assert CANARY not in repr(one)
+            assert CANARY not in repr(vars(one))
+        report = traceback.TracebackException.from_exception(error, capture_locals=True)
+        assert CANARY not in "".join(report.format())
+
     @staticmethod
     def deadline(seconds: float = 20.0, **options: Any) -> Deadline:
         return Deadline(seconds, **options)
@@ -269,6 +292,14 @@ class Caller:
         if self.mode == "sync":
             return backend.call(request, deadline)
         return asyncio.run(backend.acall(request, deadline))
+
+    def failure(
+        self, backend: RemoteBackend, request: Any = None, deadline: Deadline | None = None
+    ) -> HybridInferError:
+        request = request or Wire.chat_request()
+        with pytest.raises(HybridInferError) as caught:
+            self.call(backend, request, deadline or Wire.deadline())
+        return caught.value
 
     def parts(self, backend: RemoteBackend, request: Any, deadline: Deadline) -> tuple[list, Any]:
         """The parts of a stream, and its error if it had one."""

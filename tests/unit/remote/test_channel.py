@@ -12,7 +12,7 @@ import threading
 import pytest
 import trustme
 
-from hybrid_infer.errors import APIConnectionError, ConfigError
+from hybrid_infer.errors import APIConnectionError, APITimeoutError, ConfigError
 from hybrid_infer.remote.lookups import interleaved, look_up
 from hybrid_infer.remote.proxies import environment_proxy
 
@@ -178,6 +178,18 @@ def test_plain_text_where_tls_was_expected(wire, make_backend, caller):
         with pytest.raises(APIConnectionError):
             caller.call(backend, wire.chat_request(), wire.deadline(5))
         thread.join(10)
+
+
+def test_a_handshake_that_stalls_ends_in_time_and_leaves_no_socket(wire, make_backend, caller):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = wire.settings(connect_timeout_seconds=0.2)
+        backend = make_backend(f"https://127.0.0.1:{listener.getsockname()[1]}", settings)
+        assert isinstance(caller.failure(backend), APITimeoutError)
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        with connection:
+            while connection.recv(65536):  # the greeting, then the end
+                pass
 
 
 def test_loopback_never_goes_through_a_proxy(wire, make_server, make_backend, caller, monkeypatch):

@@ -175,7 +175,7 @@ def test_silence_before_the_first_part_ends_at_the_attempt_s_limit(
     backend = make_backend(server.url, wire.settings(attempt_timeout_seconds=0.2))
     started = time.monotonic()
     parts, error = caller.parts(backend, stream_request(wire), wire.deadline())
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     assert parts == []
     assert type(error) is APITimeoutError
 
@@ -185,7 +185,7 @@ def test_silence_between_two_parts_ends_at_the_gap(wire, make_server, make_backe
     backend = make_backend(server.url, wire.settings(stream_gap_seconds=0.2))
     started = time.monotonic()
     parts, error = caller.parts(backend, stream_request(wire), wire.deadline())
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     assert text_of(parts) == "Héllo wörld 🌍"
     assert type(error) is StreamInterruptedError
     assert type(error.__cause__) is APITimeoutError
@@ -196,14 +196,14 @@ def test_a_fixed_deadline_bounds_the_whole_stream(wire, make_server, make_backen
     server = make_server(wire.Answer(pieces, pause_seconds=0.05))
     started = time.monotonic()
     _, error = caller.parts(make_backend(server.url), stream_request(wire), wire.deadline(0.3))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     assert type(error) is StreamInterruptedError
 
 
 def test_every_part_renews_a_renewable_deadline(wire, make_server, make_backend, caller):
     pieces = wire.events(*[wire.chunk("x")] * 12, wire.chunk(None, "stop"), DONE)
     server = make_server(wire.Answer(pieces, pause_seconds=0.1))
-    deadline = wire.deadline(0.7, renewable=True)
+    deadline = wire.deadline(1.0, renewable=True)
     parts, stream = caller.parts(make_backend(server.url), stream_request(wire), deadline)
     assert not isinstance(stream, Exception)
     assert text_of(parts) == "x" * 12

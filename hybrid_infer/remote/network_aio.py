@@ -1,0 +1,97 @@
+"""httpcore2's network backend for asyncio, with every operation bounded by its exchange."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore2
+
+from hybrid_infer.remote.exchange import Allowance
+from hybrid_infer.remote.lookups import look_up_async
+from hybrid_infer.remote.network import connect_budget, seconds_left
+
+
+class AsyncBoundedStream(httpcore2.AsyncNetworkStream):
+    """A connection whose every operation takes no longer than its exchange has left."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._has_answered = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore2's signature
+        """The next bytes, at most `max_bytes`; empty at the end."""
+        data = await self._inner.read(max_bytes, seconds_left(timeout, httpcore2.ReadTimeout))
+        if data:
+            self._has_answered = True
+            if isinstance(timeout, Allowance):
+                timeout.exchange.is_answered = True
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore2's signature
+        """Send all of `buffer`."""
+        if isinstance(timeout, Allowance):
+            timeout.exchange.is_reused = self._has_answered
+        await self._inner.write(buffer, seconds_left(timeout, httpcore2.WriteTimeout))
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's signature
+    ) -> AsyncBoundedStream:
+        """The same connection, encrypted."""
+        try:
+            seconds = seconds_left(timeout, httpcore2.ConnectTimeout)
+            inner = await self._inner.start_tls(ssl_context, server_hostname, seconds)
+        except BaseException:  # cancelling included
+            await self.aclose()
+            raise
+        return AsyncBoundedStream(inner)
+
+    async def aclose(self) -> None:
+        """Close the connection; a task that reads wakes up."""
+        await self._inner.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """What the connection below knows of itself."""
+        return self._inner.get_extra_info(info)
+
+
+class AsyncBoundedNetwork(httpcore2.AsyncNetworkBackend):
+    """Opens `AsyncBoundedStream`s."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> AsyncBoundedStream:
+        """A connection to the first address of `host` that answers in its share of the time."""
+        budget = connect_budget(timeout)
+        try:
+            addresses = await look_up_async(host, port, budget.left())
+        except TimeoutError:
+            raise httpcore2.ConnectTimeout("the name look-up took too long") from None
+        except (OSError, UnicodeError) as error:
+            raise httpcore2.ConnectError(f"the name look-up failed: {error}") from None
+        failure: Exception = httpcore2.ConnectError("the name has no address")
+        for tried, address in enumerate(addresses):
+            try:
+                share = seconds_left(budget.left(), httpcore2.ConnectTimeout) / (
+                    len(addresses) - tried
+                )
+                inner = await self._inner.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+            else:
+                return AsyncBoundedStream(inner)
+        raise failure
