@@ -153,7 +153,7 @@ def test_importing_loads_neither_yaml_nor_pydantic():
         "after = {'numpy', 'torch', 'httpx2', 'huggingface_hub'} & set(sys.modules);"
         "print(sorted(before), sorted(after))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[] []"
 
 
@@ -170,7 +170,7 @@ def test_a_package_away_from_its_sources_reads_its_own_copy(tmp_path):
         "from hybrid_infer.registry import load_registry, loading;"
         "print(loading.__file__, load_registry(environ={}).remotes[0].name)"
     )
-    ran = subprocess.run(  # noqa: S603 - our own code
+    ran = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,

@@ -17,5 +17,7 @@ def test_modules_are_read_and_not_imported():
         "before = set(sys.modules); docstring_texts(300);"
         "print(sorted({'antigravity', 'asyncore', 'cmd', 'calendar'} & (set(sys.modules) - before)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,173 @@
+"""The decisions that need no model: batches, placement, sampling, text as it comes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
+from hybrid_infer.local.embedding.attention import packed_attention, relative_bias
+from hybrid_infer.local.embedding.batching import equal_length_groups, plan_batches
+from hybrid_infer.local.generation.prompting import room_left
+from hybrid_infer.local.generation.sampling import SamplingOptions, sample
+from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
+from hybrid_infer.local.hardware import Hardware
+from hybrid_infer.local.placement import place
+from hybrid_infer.local.weights import Linear, can_prepack
+from hybrid_infer.snapshots.facts import SnapshotFacts
+
+SPEC = ModelSpec("embeddings", "large", "org/t5", None, forbidden_dtypes=("float16",))
+
+
+def facts(gigabytes, dtype="F32"):
+    return SnapshotFacts(
+        "t5", (), "mean", False, True, 256, 768, "", None, int(gigabytes * 1e9), dtype
+    )
+
+
+@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 1000))
+def test_every_text_is_in_exactly_one_batch_within_the_budget(lengths, budget):
+    batches = list(plan_batches(lengths, budget))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        tokens = sum(lengths[index] for index in batch)
+        assert tokens <= budget or len(batch) == 1
+        ordered = [lengths[index] for index in batch]
+        assert ordered == sorted(ordered, reverse=True)
+        groups = equal_length_groups(ordered)
+        assert sum(count * length for _, count, length in groups) == tokens
+
+
+def test_auto_dtype_follows_the_hardware():
+    fast, slow = Hardware("cpu", True, 10**12), Hardware("cpu", False, 10**12)
+    assert place(SPEC, facts(1), fast, dtype="auto", fraction=0.9).dtype == "bfloat16"
+    assert place(SPEC, facts(1), slow, dtype="auto", fraction=0.9).dtype == "float32"
+    with pytest.raises(ConfigError, match="float16"):
+        place(SPEC, facts(1), fast, dtype="float16", fraction=0.9)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers():
+    small = Hardware("cpu", True, int(10e9))
+    assert place(SPEC, facts(14), small, dtype="bfloat16", fraction=0.9)
+    with pytest.raises(InsufficientMemoryError, match=r"16\.8 GB.*9\.0 GB.*bfloat16"):
+        place(SPEC, facts(14), small, dtype="float32", fraction=0.9)
+
+
+def test_greedy_takes_the_largest():
+    generator = torch.Generator()
+    logits = torch.tensor([0.1, 3.0, 2.9])
+    assert sample(logits, SamplingOptions(temperature=0.0), generator) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        (SamplingOptions(1.0, top_k=2), {1, 2}),
+        (SamplingOptions(1.0, top_p=0.5), {1}),
+        (SamplingOptions(1.0, top_p=0.99), {0, 1, 2, 3}),
+        (SamplingOptions(1.0, top_p=1e-9), {1}),
+        (SamplingOptions(1.0, top_k=1, top_p=0.1), {1}),
+    ],
+)
+def test_what_is_filtered_is_never_drawn(options, allowed):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.tensor([0.0, 3.0, 2.0, 1.0])
+    drawn = {sample(logits, options, generator) for _ in range(300)}
+    assert drawn <= allowed
+    assert len(drawn) > 1 or len(allowed) == 1
+
+
+def test_a_seed_reproduces_and_the_global_generator_stays_untouched():
+    state = torch.get_rng_state()
+    logits = torch.zeros(50)
+
+    def draws():
+        generator = torch.Generator().manual_seed(11)
+        return [sample(logits, SamplingOptions(), generator) for _ in range(20)]
+
+    assert draws() == draws()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@given(st.text(max_size=60))
+def test_characters_are_never_split(text):
+    raw = text.encode("utf-8", "ignore")
+    detokenizer = Detokenizer(lambda ids: bytes(ids).decode("utf-8", "replace"))
+    pieces = [detokenizer.push(byte) for byte in raw]
+    pieces.append(detokenizer.flush())
+    assert "".join(pieces) == raw.decode()
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(
+    st.text(alphabet="abc", max_size=40),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3),
+    st.integers(1, 5),
+)
+def test_stop_strings_end_the_text_wherever_pieces_break(text, stops, size):
+    matcher = StopMatcher(stops)
+    out = ""
+    for start in range(0, len(text), size):
+        out += matcher.push(text[start : start + size])
+        if matcher.has_stopped():
+            break
+    else:
+        out += matcher.flush()
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    if not found:
+        assert out == text
+        assert not matcher.has_stopped()
+        return
+    assert matcher.has_stopped()
+    assert not any(stop in out for stop in stops)
+    assert text.startswith(out)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "may_shrink", "expected"),
+    [(10, 5, False, 5), (10, 90, False, 90), (10, 1024, True, 90), (99, 1, False, 1)],
+)
+def test_room_left(prompt, asked, may_shrink, expected):
+    assert room_left(prompt, asked, 100, may_shrink=may_shrink, name="m") == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "may_shrink", "argument"),
+    [(10, 91, False, "max_tokens"), (100, 1, True, "messages"), (500, 1, False, "messages")],
+)
+def test_what_cannot_fit_names_both_numbers(prompt, asked, may_shrink, argument):
+    with pytest.raises(ContextLengthError, match=rf"{prompt} tokens.*100") as caught:
+        room_left(prompt, asked, 100, may_shrink=may_shrink, name="m")
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("length", [1, 5, 130])
+def test_packed_attention_is_attention(length):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [length, length, 3]
+    qkv = torch.randn(sum(lengths), 3 * 8, generator=generator)
+    bias = relative_bias(torch.randn(32, 2, generator=generator), max(lengths))
+    groups = equal_length_groups(lengths)
+    got = packed_attention(qkv, groups, num_heads=2, scale=0.5, bias=bias)
+    start = 0
+    for size in lengths:
+        rows = qkv[start : start + size]
+        query, key, value = rows.view(size, 3, 2, 4).permute(1, 2, 0, 3)
+        scores = query @ key.transpose(-1, -2) * 0.5 + bias[0, :, :size, :size]
+        expected = (scores.softmax(-1) @ value).transpose(0, 1).reshape(size, 8)
+        torch.testing.assert_close(got[start : start + size], expected)
+        start += size
+
+
+def test_a_prepacked_linear_computes_what_a_plain_one_does(monkeypatch):
+    from hybrid_infer.local import weights
+
+    weight, bias = torch.randn(24, 16).bfloat16(), torch.randn(24).bfloat16()
+    x = torch.randn(7, 16).bfloat16()
+    used = Linear(weight, bias, gelu=True)(x)
+    monkeypatch.setattr(weights, "can_prepack", lambda _: False)
+    plain = Linear(weight, bias, gelu=True)(x)
+    torch.testing.assert_close(used.float(), plain.float(), atol=0.05, rtol=0.05)
+    assert not can_prepack(torch.float32)
