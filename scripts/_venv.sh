@@ -32,10 +32,10 @@ install_venv() {
   rm -f .venv/.installed
   # --clear: what an interrupted run has left behind is not worth repairing.
   "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
   # torch goes first and pinned: nothing later can pull another build of it.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+  .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
     --editable ".[demo]" --group dev
   inputs_stamp >.venv/.installed
 }

@@ -32,9 +32,7 @@ def main() -> None:
     """Build, inspect, install and try."""
     with tempfile.TemporaryDirectory() as scratch:
         dist, target = Path(scratch, "dist"), Path(scratch, "site")
-        run(
-            sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), cwd=ROOT
-        )
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), cwd=ROOT)
         built = [str(path) for path in sorted(dist.iterdir())]
         run(sys.executable, "-m", "twine", "check", "--strict", *built)
         (wheel,) = dist.glob("*.whl")

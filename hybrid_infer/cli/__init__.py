@@ -1,1 +1,68 @@
-"""The command line, one file a command."""
+"""The command line, one file a command.
+
+Exit codes: 0 done; 1 the call was tried and failed; 2 wrong usage, request or configuration;
+3 not available here (not downloaded, gated, offline, no API key, too little memory, a missing
+extra); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hybrid_infer.cli import chat, demo, doctor, embed, fake_remote, models, output, pull
+from hybrid_infer.errors import HybridInferError
+
+app = typer.Typer(
+    name="hybrid-infer",
+    help="The same model, remote or local: chat and embeddings that survive their remote.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hybrid_infer import __version__
+
+        print(f"hybrid-infer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options of ``hybrid-infer`` itself."""
+
+
+app.command("demo")(demo.demo)
+app.command("chat")(chat.chat)
+app.command("embed")(embed.embed)
+app.command("models")(models.models)
+app.command("pull")(pull.pull)
+app.command("doctor")(doctor.doctor)
+app.command("fake-remote")(fake_remote.fake_remote)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code.
+
+    Args:
+        arguments: the words after the program's name; None means ``sys.argv[1:]``.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=words, prog_name="hybrid-infer")
+    except HybridInferError as error:
+        output.show_error(error, as_json=output.wants_json(words))
+        sys.exit(output.exit_code(error))

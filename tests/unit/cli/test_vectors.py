@@ -43,7 +43,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, windows):
             sink.write(windows[0])
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail_half_way)
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
 
