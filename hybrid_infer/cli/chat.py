@@ -85,7 +85,10 @@ def chat(
 
 def _read_prompt(prompt: str | None) -> str | None:
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        return sys.stdin.read().rstrip("\n")
+        piped = sys.stdin.read().strip("\n")
+        if not piped:
+            raise output.UsageFault("the prompt on stdin is empty")
+        return piped
     return prompt
 
 

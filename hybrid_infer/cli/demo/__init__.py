@@ -22,7 +22,7 @@ def demo(
 
     stage.check_extra()
     played = stage.perform(quiet=as_json)
-    report = summarise(played.calls, played.phases)
+    report = summarise(played.calls, played.phases, chat=stage.CHAT)
     picture.draw(played.calls, played.phases, report, output_file)
     if as_json:
         output.print_json({"passed": report.passed, "report": report, "picture": output_file})

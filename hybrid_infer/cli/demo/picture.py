@@ -73,17 +73,19 @@ def _plot(axes: Axes, calls: list[Call]) -> None:
         mine = [call for call in calls if call.server == server]
         if not mine:
             continue
+        hollow = ["white" if call.task == "chat" and server else colour for call in mine]
         axes.scatter(
             [call.started for call in mine],
             [1000 * call.latency_seconds for call in mine],
             s=62 if marker == "^" else 48,
-            c=colour,
+            c=hollow,
             marker=marker,
-            edgecolors="white" if server else LOST,
-            linewidths=0.6,
+            edgecolors=colour,
+            linewidths=1.2,
             zorder=3,
-            label=f"{label} ({len(mine)})",
         )
+        # The legend's own mark is always a filled one.
+        axes.scatter([], [], s=62, c=colour, marker=marker, label=f"{label} ({len(mine)})")
 
 
 def _headline(figure: Any, report: Report) -> None:
@@ -101,11 +103,13 @@ def _headline(figure: Any, report: Report) -> None:
 
 
 def _subtitle(report: Report) -> str:
-    parts = [f"hybrid_infer: {report.calls} embedding and chat calls, each a dot"]
+    parts = [
+        f"{report.calls} calls: embeddings on the real all-MiniLM-L6-v2; hollow: chat, {report.chat}"
+    ]
     if report.cosine_min is not None:
         dtype = next(row.dtype for row in report.rows if row.dtype)
         parts.append(
-            f"local vectors match the remote's: cosine ≥ {floored(report.cosine_min)} ({dtype})"
+            f"local vectors against the remote's: cosine ≥ {floored(report.cosine_min)} ({dtype})"
         )
     return "  ·  ".join(parts)
 
@@ -114,7 +118,7 @@ def _dress(axes: Axes, phases: list[Phase]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    axes.set_xlim(phases[0].started, phases[-1].ended)
+    axes.set_xlim(0.0, phases[-1].ended)
     low, high = axes.get_ylim()
     axes.set_ylim(low * 0.85, high * 1.15)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

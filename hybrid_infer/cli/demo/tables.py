@@ -21,6 +21,9 @@ def show(report: Report) -> None:
         table.add_row(*_cells(row))
     console = output.tables()
     console.print(table)
+    console.print(
+        f"embeddings: the real all-MiniLM-L6-v2 on both sides; chat: {report.chat}", style="dim"
+    )
     console.print()
     console.print(verdict(report), style="bold green" if report.passed else "bold red")
 

@@ -19,7 +19,7 @@ def some_calls():
         Call(2, "chat", 2.1, 0.03, None, error="x"),
         Call(3, "embed", 3.1, 0.02, "remote", "primary", batch=0, vectors=vectors),
     ]
-    return calls, summarise(calls, PHASES)
+    return calls, summarise(calls, PHASES, chat="tiny")
 
 
 def test_a_readable_png_is_written(tmp_path):

@@ -24,7 +24,7 @@ def local(vectors, batch=0, dtype="bfloat16"):
 
 def test_a_good_run_passes_and_counts_per_phase(vectors):
     chat = Call(1, "chat", 1.2, 0.5, "local", "connection_failed")
-    report = summarise([remote(vectors), local(vectors), chat], PHASES)
+    report = summarise([remote(vectors), local(vectors), chat], PHASES, chat="tiny")
     assert report.passed
     assert report.rows[0].cosine_min is None
     assert report.rows[1].cosine_min == pytest.approx(1.0)
@@ -36,7 +36,7 @@ def test_a_good_run_passes_and_counts_per_phase(vectors):
 
 def test_a_lost_call_fails_the_run(vectors):
     lost = Call(1, "embed", 1.3, 0.1, None, error="RateLimitError: slow down")
-    report = summarise([remote(vectors), local(vectors), lost], PHASES)
+    report = summarise([remote(vectors), local(vectors), lost], PHASES, chat="tiny")
     assert not report.passed
     assert report.lost == report.rows[1].lost == 1
     assert report.errors == ("RateLimitError: slow down",)
@@ -46,7 +46,9 @@ def test_a_lost_call_fails_the_run(vectors):
 def test_each_dtype_has_its_own_bound(vectors, dtype, passes):
     other = np.eye(2, 8, 1, dtype=np.float32)
     off = vectors + 0.03 * np.linalg.norm(vectors, axis=1, keepdims=True) * other
-    report = summarise([remote(vectors), local(off.astype(np.float32), dtype=dtype)], PHASES)
+    report = summarise(
+        [remote(vectors), local(off.astype(np.float32), dtype=dtype)], PHASES, chat="tiny"
+    )
     assert 0.999 < report.cosine_min < 0.99999
     assert report.passed is passes
 
@@ -54,13 +56,13 @@ def test_each_dtype_has_its_own_bound(vectors, dtype, passes):
 def test_the_worst_text_counts_and_not_the_mean(vectors):
     off = vectors.copy()
     off[1] = -off[1]
-    report = summarise([remote(vectors), local(off)], PHASES)
+    report = summarise([remote(vectors), local(off)], PHASES, chat="tiny")
     assert report.cosine_min == pytest.approx(-1.0)
     assert not report.passed
 
 
 def test_a_run_that_compared_nothing_does_not_pass(vectors):
-    report = summarise([remote(vectors, batch=1), local(vectors, batch=2)], PHASES)
+    report = summarise([remote(vectors, batch=1), local(vectors, batch=2)], PHASES, chat="tiny")
     assert report.cosine_min is None
     assert not report.passed
     assert "nothing could be compared" in tables.verdict(report)
