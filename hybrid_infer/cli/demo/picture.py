@@ -83,6 +83,7 @@ def _plot(axes: Axes, calls: list[Call]) -> None:
             edgecolors=colour,
             linewidths=1.2,
             zorder=3,
+            clip_on=False,
         )
         # The legend's own mark is always a filled one.
         axes.scatter([], [], s=62, c=colour, marker=marker, label=f"{label} ({len(mine)})")
