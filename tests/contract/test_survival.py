@@ -250,7 +250,8 @@ def test_five_million_characters_are_cut_and_reported(client, route):
     assert result.usage.truncations == 1
 
 
-def test_no_remote_and_no_copy_names_both_fixes(monkeypatch):
+def test_no_remote_and_no_copy_names_both_fixes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with HybridClient() as client, pytest.raises(ModelNotDownloadedError) as caught:
         client.embed("a", model="small")
     assert "hybrid-infer pull embeddings/small" in str(caught.value)

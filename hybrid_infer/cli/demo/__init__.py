@@ -21,8 +21,8 @@ def demo(
     from hybrid_infer.cli.demo.records import summarise
 
     stage.check_extra()
-    played = stage.perform(quiet=as_json)
-    report = summarise(played.calls, played.phases, chat=stage.CHAT)
+    played, chat = stage.perform(quiet=as_json)
+    report = summarise(played.calls, played.phases, chat=chat)
     picture.draw(played.calls, played.phases, report, output_file)
     if as_json:
         output.print_json({"passed": report.passed, "report": report, "picture": output_file})

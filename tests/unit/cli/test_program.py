@@ -1,0 +1,129 @@
+"""The program as a process: start-up, pipes, signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = [sys.executable, "-m", "hybrid_infer"]
+
+
+def test_help_and_version():
+    done = subprocess.run([*PROGRAM, "--help"], capture_output=True, text=True, check=True)
+    for command in ("demo", "chat", "embed", "models", "pull", "doctor", "fake-remote"):
+        assert command in done.stdout
+    version = subprocess.run([*PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"hybrid-infer \d+\.\d+\.\d+\n", version.stdout)
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from hybrid_infer.cli import main\n"
+        "try: main(['chat', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'httpx2', 'huggingface_hub', 'yaml',\n"
+        "         'matplotlib', 'sentence_transformers'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    program = subprocess.Popen(
+        [*PROGRAM, "models", "--json", "--profile", "tiny"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    program.stdout.close()
+    with program.stderr:
+        shown = program.stderr.read()
+    assert program.wait(60) in (0, 1)
+    assert shown == b""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_ctrl_c_ends_a_waiting_call_with_130(fake_remote_factory):
+    from hybrid_infer.testing import Reply
+
+    remote = fake_remote_factory(answers="echo")
+    remote.enqueue(Reply(stall_after_bytes=0))
+    words = ["chat", "hi", "-m", "small", "--policy", "remote-only", "--base-url", remote.url]
+    program = subprocess.Popen(
+        [*PROGRAM, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+    remote.wait_for(1, timeout=60)
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert b"Traceback" not in out + err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+def test_a_terminal_sees_progress_with_a_rate_while_a_file_is_embedded(tmp_path, echo):
+    import pty
+
+    source = tmp_path / "texts.txt"
+    source.write_text("".join(f"text {i}\n" for i in range(600)))
+    words = ["embed", str(source), "-o", str(tmp_path / "out.npy"), "-m", "small"]
+    options = ["--policy", "remote-only", "--base-url", echo.url]
+    terminal, line = pty.openpty()
+    program = subprocess.Popen([*PROGRAM, *words, *options], stderr=line)
+    os.close(line)
+    shown = b""
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        while True:
+            try:
+                piece = screen.read(4096)
+            except OSError:  # how Linux says that the other side is closed
+                break
+            if not piece:
+                break
+            shown += piece
+    assert program.wait(60) == 0
+    assert b"/600" in shown
+    assert b"texts/s" in shown
+    assert "600 texts · served by huggingface" in shown.decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_the_fake_remote_serves_logs_and_ends(tmp_path, run):
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text("steps:\n  - status: 402\n    json: {error: no credits}\n")
+    program = subprocess.Popen(
+        [*PROGRAM, "fake-remote", "--answers", "echo", "--scenario", str(scenario)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program.stdout as lines:
+        url = re.search(r"http://127\.0\.0\.1:\d+", next(lines)).group()
+        options = ("-m", "small", "--policy", "remote-only", "--base-url", url)
+        assert run("chat", "hi", *options).code == 1
+        assert run("chat", "hi", *options).out == "hi\n"
+        logged = [next(line for line in lines if line.startswith("POST")) for _ in range(2)]
+        assert all("/v1/chat/completions" in line for line in logged)
+        assert "model=microsoft/Phi-3-mini-4k-instruct" in logged[0]
+        program.send_signal(signal.SIGINT)
+        assert program.wait(30) == 0
+
+
+def test_a_wrong_scenario_or_port_exits_2(run, tmp_path, fake_remote_factory):
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text("steps:\n  - stauts: 429\n")
+    done = run("fake-remote", "--scenario", scenario)
+    assert done.code == 2
+    assert "unknown key" in done.err
+    taken = fake_remote_factory(answers="echo").port
+    done = run("fake-remote", "--answers", "echo", "--port", taken)
+    assert done.code == 2
+    assert f"cannot listen on port {taken}" in done.err
+    assert run("fake-remote", "--port", "70000").code == 2
