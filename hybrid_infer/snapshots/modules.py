@@ -1,0 +1,37 @@
+"""The sentence-transformers modules of a snapshot, as modules.json lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.snapshots.reading import read_json
+
+Modules = tuple[tuple[str, str], ...]
+
+
+def modules_of(path: Path) -> Modules:
+    """The modules in order, as (kind, folder); empty for a snapshot without modules.json.
+
+    Raises:
+        ModelIntegrityError: the list is damaged, or names foreign code or a path outside.
+    """
+    file = path / "modules.json"
+    if not file.exists():
+        return ()
+    listed = read_json(file)
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise ModelIntegrityError(f"{file} must hold a list of modules")
+    if not listed:
+        raise ModelIntegrityError(f"{file} lists no modules")
+    modules: list[tuple[str, str]] = []
+    for entry in listed:
+        kind, folder = str(entry.get("type", "")), str(entry.get("path", ""))
+        if not kind.startswith("sentence_transformers."):
+            raise ModelIntegrityError(
+                f"{file} names the module type {kind!r}; only sentence_transformers' own are loaded"
+            )
+        if folder.startswith("/") or ".." in Path(folder).parts:
+            raise ModelIntegrityError(f"{file} names the path {folder!r} outside the snapshot")
+        modules.append((kind.rpartition(".")[2], folder))
+    return tuple(modules)
