@@ -57,7 +57,6 @@ class ModelLoaded:
     model: str
     revision: str | None
     dtype: str
-    device: str
     load_seconds: float
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
-from hybrid_infer.client.session import Session, passthrough_of
+from hybrid_infer.client.session import Session, close_started, passthrough_of
 from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.embeddings import Embeddings
@@ -57,6 +58,7 @@ class AsyncHybridClient:
             policy, profile, models, api_key, base_url, deadline, device, dtype,
             allow_download, strict_auth, cache, on_event, settings,
         ))  # fmt: skip
+        weakref.finalize(self, close_started, self._session)
         self.chat = compat.AsyncChat(self)
         self.embeddings = compat.AsyncEmbeddingsEndpoint(self)
 

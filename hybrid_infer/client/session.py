@@ -293,6 +293,12 @@ class Session:
         return f"policy={self.policy!r}, remotes={names}{profile}"
 
 
+def close_started(session: Session) -> None:
+    """What a client's end does for a caller who forgot `close`; also runs at interpreter exit."""
+    for backend in session.started_backends():
+        backend.close()
+
+
 def passthrough_of(
     tools: Any, tool_choice: Any, response_format: Any, extra: Mapping[str, Any]
 ) -> dict[str, Any]:

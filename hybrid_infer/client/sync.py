@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
-from hybrid_infer.client.session import Session, passthrough_of
+from hybrid_infer.client.session import Session, close_started, passthrough_of
 from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.embeddings import Embeddings
@@ -76,6 +77,7 @@ class HybridClient:
             policy, profile, models, api_key, base_url, deadline, device, dtype,
             allow_download, strict_auth, cache, on_event, settings,
         ))  # fmt: skip
+        weakref.finalize(self, close_started, self._session)
         self.chat = compat.Chat(self)
         self.embeddings = compat.EmbeddingsEndpoint(self)
 

@@ -168,7 +168,6 @@ class LocalBackend:
                 spec.name,
                 engine.provenance.revision,
                 engine.provenance.dtype or "",
-                self._device,
                 self._clock() - started,
             )
         )

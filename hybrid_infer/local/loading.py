@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
@@ -10,13 +12,14 @@ from hybrid_infer.local.hardware import hardware
 from hybrid_infer.local.placement import Placement, place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
-from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
+from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, read_json, snapshot_facts
 from hybrid_infer.snapshots.resolve import find_snapshot, observed_revision
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
     from hybrid_infer.local.generation.engine import ChatEngine
+
+logger = logging.getLogger("hybrid_infer")
 
 
 def load_engine(
@@ -73,5 +76,22 @@ def _chat_engine(
     from hybrid_infer.local.generation.engine import ChatEngine
     from hybrid_infer.local.generation.prompting import Prompter
 
+    _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
     return ChatEngine(path, prompter, placement, provenance)
+
+
+def _compare_generation_defaults(path: Path, spec: ModelSpec) -> None:
+    """Say so when models.yaml samples differently than the snapshot's authors meant."""
+    config = path / "generation_config.json"
+    stated = read_json(config) if config.exists() else {}
+    for option in ("temperature", "top_p", "top_k"):
+        ours, theirs = getattr(spec.generation, option), stated.get(option)
+        if stated.get("do_sample") and theirs is not None and ours is not None and ours != theirs:
+            logger.warning(
+                "%s: models.yaml says %s %s, the snapshot's generation_config says %s",
+                spec.name,
+                option,
+                ours,
+                theirs,
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class ModelPool(Generic[EngineT]):
         self._loads: dict[Key, _Load[EngineT]] = {}
         self._load_seconds: dict[Key, float] = {}
         self._is_closed = False
+        self._owner = os.getpid()
 
     def loaded(self, key: Key) -> EngineT | None:
         """The engine of `key`, if it is loaded and accepts requests."""
@@ -73,11 +75,16 @@ class ModelPool(Generic[EngineT]):
         A failed load is not remembered: the next request tries again.
 
         Raises:
-            EngineClosedError: the pool is closed.
+            EngineClosedError: the pool is closed, or was used before a fork.
         """
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the client is closed")
+            if self._loads and self._owner != os.getpid():
+                # torch's thread pools do not survive a fork: its first product would never end.
+                raise EngineClosedError(
+                    "models were loaded before a fork; load them in the new process, or spawn it"
+                )
             known = self._loads.get(key)
             if known is not None and not self._is_spent(known):
                 return known.future

@@ -93,7 +93,8 @@ def wants_preload(call: Call, choice: tuple[Candidate, float] | None) -> bool:
     """Whether the first failure or closed gate should set a cold local copy loading."""
     if call.preloaded or call.context.settings.preload == "never":
         return False
-    if call.plan.local.state is not ReadinessState.COLD:
+    may_serve = any(candidate.target.kind == "local" for candidate in call.candidates)
+    if not may_serve or call.plan.local.state is not ReadinessState.COLD:
         return False
     if not any(candidate.last_reason is not None for candidate in call.candidates):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
-from hybrid_infer.local.generation.engine import ChatEngine, ChatJob, End
+from hybrid_infer.local.generation.engine import ChatEngine, ChatJob, Emit, End
 from hybrid_infer.local.waiting import too_late
 
 
@@ -37,6 +38,7 @@ class LocalStream:
         self._wants_usage = wants_usage
         self._is_over = False
         self._job: ChatJob = engine.submit(request, deadline, self._arrived.put)
+        weakref.finalize(self, self._job.abandon)
 
     @property
     def id(self) -> str:
@@ -86,6 +88,16 @@ class LocalStream:
         self._arrived.put(End())
 
 
+def _emitter(loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue[ChatPart | End]) -> Emit:
+    """Hands over from the engine's thread. It holds no stream, so that a lost one can be freed."""
+
+    def emit(item: ChatPart | End) -> None:
+        with suppress(RuntimeError):  # a loop that has closed has nobody waiting
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    return emit
+
+
 class AsyncLocalStream:
     """`LocalStream`, awaited on the loop that made it.
 
@@ -105,15 +117,11 @@ class AsyncLocalStream:
         wants_usage: bool,
     ) -> None:
         self._arrived: asyncio.Queue[ChatPart | End] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
         self._wants_usage = wants_usage
         self._is_over = False
-        self._job: ChatJob = engine.submit(request, deadline, self._emit)
-
-    def _emit(self, item: ChatPart | End) -> None:
-        """Hand over from the engine's thread; a loop that has closed has nobody waiting."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+        emit = _emitter(asyncio.get_running_loop(), self._arrived)
+        self._job: ChatJob = engine.submit(request, deadline, emit)
+        weakref.finalize(self, self._job.abandon)
 
     @property
     def id(self) -> str:
