@@ -1,29 +1,44 @@
-"""How snapshots get here: from the Hub, or from a folder. The one border to huggingface_hub."""
+"""How snapshots get here from the Hub. The one border to huggingface_hub."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import (
     APIConnectionError,
     AuthenticationError,
     HybridInferError,
+    InvalidRequestError,
     LocalEngineError,
     ModelIntegrityError,
     ModelNotAvailableError,
+    RateLimitError,
+    RemoteServerError,
 )
-from hybrid_infer.snapshots.folders import hub_cache_dir, offline_variable, repo_folder
+from hybrid_infer.registry.tiny import TINY_PREFIX
+from hybrid_infer.registry.urls import is_loopback
+from hybrid_infer.snapshots.folders import hub_cache_dir, offline_variable
+from hybrid_infer.snapshots.reading import read_json
 from hybrid_infer.snapshots.resolve import find_snapshot, snapshot_folder
+from hybrid_infer.snapshots.staging import ALLOWED, IGNORED, stage
+from hybrid_infer.snapshots.tensors import safetensors_header
 
-# Tensors as safetensors, tokenizers and configurations; never pickles, never code.
-ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-IGNORED = ("onnx/*", "openvino/*", "original/*", "*.bin", "*.py", "*.pt", "*.h5", "*.gguf")
+__all__ = ["pull", "stage"]
+
+HUB = "https://huggingface.co"
+KEYS = f"{HUB}/settings/tokens"
+_STORAGE_ERRORS = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EFBIG, errno.ELOOP),
+    }
+)
 
 
 def pull(
@@ -34,11 +49,11 @@ def pull(
     source: Path | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """Fetch a model into the Hub's cache.
+    """Fetch a model into the Hub's cache; what is there and undamaged is not fetched again.
 
     Args:
-        spec: what to fetch; pinned or ``main``.
-        token: the Hub key; sent to Hugging Face's hosts and loopback only.
+        spec: what to fetch; pinned or ``main``. A seeded model is written, not fetched.
+        token: the Hub key; sent to Hugging Face's hosts over https, and to loopback, only.
         progress: whether progress bars are drawn.
         source: a local folder to stage instead.
         endpoint: the Hub's URL; None: HF_ENDPOINT, else huggingface.co.
@@ -49,167 +64,155 @@ def pull(
     Raises:
         ModelNotAvailableError: gated or unknown; the message has the link.
         AuthenticationError: the key was refused.
+        RateLimitError: the Hub answered 429.
+        RemoteServerError: the Hub failed.
         APIConnectionError: the Hub cannot be reached, or an offline variable is set.
         ModelIntegrityError: what arrived is not a usable model.
         LocalEngineError: the disk refused.
     """
     if source is not None:
         return stage(source, spec)
+    if spec.repo.startswith(TINY_PREFIX):
+        return find_snapshot(spec)
     variable = offline_variable()
     if variable is not None:
         raise APIConnectionError(
             f"{variable} is set, so nothing is downloaded; unset it to fetch {spec.repo}"
         )
+    url = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    _drop_damaged(spec)
+    failure: HybridInferError | None = None
     try:
-        _download(spec, token, endpoint, progress=progress)
-    except HybridInferError:
-        raise
+        _download(spec, token if token and _may_have_token(url) else None, url, progress=progress)
     except Exception as error:  # noqa: BLE001 - whatever the Hub client raises must leave as ours
-        raise _translated(spec, error) from None
+        failure = _translated(spec, error)
+    if failure is not None:
+        # Raised out here: as a context, the Hub's error would carry its request with the key.
+        raise failure
     return find_snapshot(spec)
 
 
-def _download(spec: ModelSpec, token: str | None, endpoint: str | None, *, progress: bool) -> None:
+def _download(spec: ModelSpec, token: str | None, url: str, *, progress: bool) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
-    if not progress:
-        disable_progress_bars()
-    try:
-        snapshot_download(
-            spec.repo,
-            revision=spec.revision,
-            cache_dir=hub_cache_dir(),
-            token=token if token and _may_have_token(endpoint) else False,
-            endpoint=endpoint,
-            allow_patterns=list(ALLOWED),
-            ignore_patterns=list(IGNORED),
-        )
-    finally:
-        if not progress:
-            enable_progress_bars()
+    snapshot_download(
+        spec.repo,
+        revision=spec.revision,
+        cache_dir=hub_cache_dir(),
+        # False, unlike None, also keeps a saved login from being sent to any other host.
+        token=token or False,
+        endpoint=url,
+        allow_patterns=list(ALLOWED),
+        ignore_patterns=list(IGNORED),
+        tqdm_class=None if progress else _silent_bar(),
+    )
 
 
-def _may_have_token(endpoint: str | None) -> bool:
-    from urllib.parse import urlsplit
+def _silent_bar() -> Any:
+    """A progress bar that never shows; switching the Hub's bars off would do so for everyone."""
+    from huggingface_hub.utils.tqdm import tqdm
 
-    from hybrid_infer.registry import is_loopback
+    def start(bar: Any, *args: Any, **options: Any) -> None:
+        tqdm.__init__(bar, *args, **{**options, "disable": True})
 
-    url = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    host = urlsplit(url).hostname or ""
-    return host == "huggingface.co" or host.endswith(".huggingface.co") or is_loopback(url)
+    return type("SilentBar", (tqdm,), {"__init__": start})
+
+
+def _may_have_token(url: str) -> bool:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_hugging_face = host == "huggingface.co" or host.endswith(".huggingface.co")
+    return (is_hugging_face and parts.scheme == "https") or is_loopback(url)
+
+
+def _drop_damaged(spec: ModelSpec) -> None:
+    """Remove damaged files of a snapshot, or the Hub client would take them as fetched."""
+    folder = snapshot_folder(spec)
+    if folder is None:
+        return
+    cache = Path(os.path.realpath(hub_cache_dir()))
+    for file in folder.rglob("*"):
+        if file.suffix not in {".safetensors", ".json"} or file.is_dir():
+            continue
+        try:
+            safetensors_header(file) if file.suffix == ".safetensors" else read_json(file)
+        except ModelIntegrityError:
+            _remove(file, cache)
+
+
+def _remove(file: Path, cache: Path) -> None:
+    """Remove a link and, within the cache, every link and blob behind it."""
+    while cache in (path := Path(os.path.realpath(file.parent)) / file.name).parents:
+        behind = file.parent / file.readlink() if file.is_symlink() else None
+        path.unlink(missing_ok=True)
+        if behind is None:
+            return
+        file = behind
 
 
 def _translated(spec: ModelSpec, error: Exception) -> HybridInferError:
+    """One of our errors, without the text of the Hub's, which may quote requests."""
     from huggingface_hub import errors as hub
 
-    link = f"https://huggingface.co/{spec.repo}"
-    if isinstance(error, hub.GatedRepoError):
-        return ModelNotAvailableError(
-            f"{spec.repo} is gated: accept its licence at {link} and use a key of that account"
+    while isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, HybridInferError):
+        return error
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return APIConnectionError(
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE was set when huggingface_hub was imported; "
+            f"start again without it to fetch {spec.repo}"
         )
-    if isinstance(error, hub.RepositoryNotFoundError | hub.RevisionNotFoundError):
-        return ModelNotAvailableError(
-            f"{spec.repo} does not exist at this revision, or is private: see {link}"
-        )
-    status = _status(error)
-    if status in (401, 403):
-        return AuthenticationError(f"the Hub refused the key for {spec.repo} (HTTP {status})")
+    if isinstance(error, hub.HFValidationError):
+        return InvalidRequestError(f"{spec.repo!r} is no repository id", argument="model")
     if isinstance(error, hub.HfHubHTTPError):
-        return APIConnectionError(f"the Hub answered HTTP {status} for {spec.repo}")
-    if isinstance(error, OSError) and error.errno is not None and not _is_network(error):
-        return LocalEngineError(f"{spec.repo} could not be stored: {error.strerror}")
+        return _of_answer(spec, error)
+    if _is_storage(error):
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return LocalEngineError(f"{spec.repo} could not be stored in {hub_cache_dir()}: {reason}")
     return APIConnectionError(
         f"the Hub could not be reached for {spec.repo} ({type(error).__name__})"
     )
 
 
-def _status(error: Exception) -> int | None:
-    response: Any = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    return status if isinstance(status, int) else None
+def _of_answer(spec: ModelSpec, error: Any) -> HybridInferError:
+    from huggingface_hub import errors as hub
+
+    link = f"{HUB}/{spec.repo}"
+    if isinstance(error, hub.GatedRepoError):
+        return ModelNotAvailableError(
+            f"{spec.repo} is gated: accept its licence at {link} and use a key of that account "
+            f"({KEYS})"
+        )
+    if isinstance(error, hub.DisabledRepoError):
+        return ModelNotAvailableError(f"the Hub has disabled {spec.repo}: see {link}")
+    if isinstance(error, hub.RevisionNotFoundError):
+        return ModelNotAvailableError(f"{spec.repo} has no revision {spec.revision}: see {link}")
+    status = int(error.response.status_code)
+    if isinstance(error, hub.RepositoryNotFoundError) or status in (404, 410):
+        return ModelNotAvailableError(
+            f"{spec.repo} does not exist, or is private and needs a key: see {link}"
+        )
+    return _of_status(spec, status)
 
 
-def _is_network(error: OSError) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError)
+def _of_status(spec: ModelSpec, status: int) -> HybridInferError:
+    said = f"the Hub answered HTTP {status} for {spec.repo}"
+    if status in (401, 403):
+        return AuthenticationError(
+            f"the Hub refused the key for {spec.repo} (HTTP {status}): {KEYS}"
+        )
+    if status == 429:  # noqa: PLR2004 - an HTTP status
+        return RateLimitError(said)
+    if status >= 500:  # noqa: PLR2004 - an HTTP status
+        return RemoteServerError(said, status=status)
+    return APIConnectionError(said)
 
 
-def stage(directory: Path, spec: ModelSpec) -> Path:
-    """Place a local model folder into the Hub's cache as `spec`'s snapshot.
-
-    Files are hard-linked where the file system allows it, else copied. The folder appears whole
-    or not at all, and staging it again changes nothing.
-
-    Args:
-        directory: a folder in the layout of a repository.
-        spec: what it is to be found as; unpinned, its revision becomes a hash of its contents.
-
-    Raises:
-        ModelIntegrityError: the folder holds no usable model.
-    """
-    if not directory.is_dir():
-        raise ModelIntegrityError(f"{directory} is not a folder")
-    if spec.revision is not None and snapshot_folder(spec) is not None:
-        return find_snapshot(spec)
-    files = _allowed_files(directory)
-    if not files:
-        raise ModelIntegrityError(f"{directory} holds no model files")
-    repo = repo_folder(spec.repo, hub_cache_dir())
-    revision = spec.revision or _content_revision(directory, files)
-    target = repo / "snapshots" / revision
-    if not target.is_dir():
-        _place(directory, files, target)
-    if spec.revision is None:
-        _write_main(repo, revision)
-    return find_snapshot(spec)
-
-
-def _allowed_files(directory: Path) -> list[Path]:
-    return sorted(
-        file.relative_to(directory)
-        for pattern in ALLOWED
-        for file in directory.rglob(pattern)
-        if file.is_file() and not any(file.relative_to(directory).match(p) for p in IGNORED)
+def _is_storage(error: Exception) -> bool:
+    """Whether the disk, or the lock of another process's download, stopped this one."""
+    return (
+        (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS)
+        or hasattr(error, "lock_file")  # filelock.Timeout, which is a TimeoutError
+        or "No space left on device" in str(error)  # hf_xet says so in a RuntimeError
     )
-
-
-def _content_revision(directory: Path, files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.as_posix().encode())
-        with (directory / file).open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()[:40]
-
-
-def _place(directory: Path, files: list[Path], target: Path) -> None:
-    """Fill a folder beside the target and rename it: another process sees all or nothing."""
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        for file in files:
-            (draft / file).parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy((directory / file).resolve(), draft / file)
-        try:
-            draft.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same files
-                raise
-    except OSError as error:
-        raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _write_main(repo: Path, revision: str) -> None:
-    refs = repo / "refs"
-    refs.mkdir(parents=True, exist_ok=True)
-    draft = refs / f".main.{uuid.uuid4().hex}"
-    draft.write_text(revision, encoding="utf-8")
-    draft.replace(refs / "main")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import struct
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.snapshots.modules import Modules, modules_of
+from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
+from hybrid_infer.snapshots.tensors import safetensors_header, weight_files
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
-MAX_HEADER_BYTES = 100 * 1024 * 1024  # the safetensors format's own bound
+__all__ = [
+    "SnapshotFacts",
+    "check_assertions",
+    "complete_spec",
+    "read_json",
+    "safetensors_header",
+    "snapshot_facts",
+    "weight_files",
+]
 
 _POOLING_MODES = {
     "pooling_mode_mean_tokens": "mean",
@@ -22,6 +31,12 @@ _POOLING_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# Where sentence-transformers looks for a transformer's limit, in its order.
+_SENTENCE_FILES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +76,74 @@ def snapshot_facts(path: Path) -> SnapshotFacts:
     Raises:
         ModelIntegrityError: a file that is needed is missing or damaged; the message names it.
     """
-    config = _read_mapping(path / "config.json")
-    modules = _modules(path)
+    config = read_mapping(path / "config.json")
+    modules = modules_of(path)
     pooling = _pooling(path, modules)
-    sentence = _read_optional(path / "sentence_bert_config.json")
-    headers = [safetensors_header(file) for file in weight_files(path)]
-    prompts = _read_optional(path / "config_sentence_transformers.json")
-    default_prompt = prompts.get("default_prompt_name")
-    sizes: dict[str, int] = {}
-    for header in headers:
-        for entry in header.values():
+    sizes: Counter[str] = Counter()
+    for file in weight_files(path):
+        for entry in safetensors_header(file).values():
             begin, end = entry["data_offsets"]
-            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+            sizes[entry["dtype"]] += end - begin
     return SnapshotFacts(
         model_type=str(config.get("model_type", "")),
         modules=modules,
         pooling=pooling,
         dense=any(kind == "Dense" for kind, _ in modules),
         has_normalize=any(kind == "Normalize" for kind, _ in modules),
-        max_seq_length=_max_seq_length(sentence, config) if modules else None,
-        dim=_dim(path, modules, config) if modules else None,
-        prompt=str((prompts.get("prompts") or {}).get(default_prompt) or ""),
-        context_length=None if modules else config.get("max_position_embeddings"),
-        weight_bytes=sum(sizes.values()),
+        max_seq_length=_max_seq_length(path, config) if modules else None,
+        dim=_dim(path, modules, pooling, config) if modules else None,
+        prompt=_default_prompt(path),
+        context_length=None if modules else as_whole(config.get("max_position_embeddings")),
+        weight_bytes=sizes.total(),
         weight_dtype=max(sizes, key=lambda dtype: sizes[dtype], default="F32"),
     )
 
 
-@@MID@@
+def _default_prompt(path: Path) -> str:
+    config = read_optional(path / "config_sentence_transformers.json")
+    prompts, chosen = config.get("prompts"), config.get("default_prompt_name")
+    if isinstance(prompts, dict) and isinstance(chosen, str):
+        return str(prompts.get(chosen) or "")
+    return ""
+
+
+def _pooling(path: Path, modules: Modules) -> str | None:
+    for kind, folder in modules:
+        if kind == "Pooling":
+            config = read_mapping(path / folder / "config.json")
+            named: Any = config.get("pooling_mode")
+            if isinstance(named, str):
+                return named
+            if not isinstance(named, list):
+                named = [name for key, name in _POOLING_MODES.items() if config.get(key)]
+            return "+".join(str(name) for name in named) or None
+    return None
+
+
+def _max_seq_length(path: Path, config: dict[str, Any]) -> int | None:
+    """The limit that sentence-transformers would cut at: the stated one, else the lesser of two."""
+    for name in _SENTENCE_FILES:
+        stated = as_whole(read_optional(path / name).get("max_seq_length"))
+        if stated is not None:
+            return stated
+    tokenizer = read_optional(path / "tokenizer_config.json")
+    limits = (config.get("max_position_embeddings"), tokenizer.get("model_max_length"))
+    whole = [limit for limit in map(as_whole, limits) if limit is not None]
+    return min((limit for limit in whole if 0 < limit < _UNLIMITED), default=None)
+
+
+def _dim(path: Path, modules: Modules, pooling: str | None, config: dict[str, Any]) -> int | None:
+    for kind, folder in reversed(modules):
+        if kind == "Dense":
+            return as_whole(read_mapping(path / folder / "config.json").get("out_features"))
+        if kind == "Pooling":
+            stated = read_mapping(path / folder / "config.json")
+            width = as_whole(
+                stated.get("word_embedding_dimension", stated.get("embedding_dimension"))
+            )
+            if width is not None:
+                return width * len((pooling or "").split("+"))
+    return as_whole(config.get("hidden_size", config.get("d_model")))
 
 
 def check_assertions(spec: ModelSpec, facts: SnapshotFacts) -> None:
@@ -100,7 +155,7 @@ def check_assertions(spec: ModelSpec, facts: SnapshotFacts) -> None:
     said = {
         "dim": (spec.dim, facts.dim),
         "max_seq_length": (spec.max_seq_length, facts.max_seq_length),
-        "pooling": (spec.pooling, facts.pooling),
+        "pooling": (spec.pooling, facts.pooling or "none"),
         "dense": (spec.dense, facts.dense),
         "prompt": (spec.prompt or None, facts.prompt),
         "context_length": (spec.context_length, facts.context_length),

@@ -17,34 +17,47 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     """This library's own folder: $HYBRID_INFER_CACHE_DIR, else ``~/.cache/hybrid_infer``.
 
     Raises:
-        ConfigError: the variable names something that is not a folder.
+        ConfigError: the variable names something that is not, and cannot become, a folder.
     """
     named = environ.get(CACHE_VARIABLE)
-    if named:
-        folder = Path(named).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{CACHE_VARIABLE} must name a folder; {named!r} is none")
-        return folder.absolute()
-    return _user_cache(environ) / "hybrid_infer"
+    if not named:
+        return _user_cache(environ) / "hybrid_infer"
+    folder = Path(os.path.expanduser(named))  # noqa: PTH111 - Path's own raises for an unknown user
+    if not named.strip() or folder.parts[0].startswith("~") or not _can_be_folder(folder):
+        raise ConfigError(f"{CACHE_VARIABLE} must name a folder; {named!r} is none")
+    return folder.absolute()
+
+
+def _can_be_folder(folder: Path) -> bool:
+    """Whether the nearest thing that exists on the way to `folder` is a folder."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        if os.path.lexists(place):
+            return place.is_dir()
+    return False
 
 
 def hub_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """The Hub's cache, by the Hub's own rules.
 
     HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, else ``~/.cache/huggingface/hub``. They are
-    read at every call, unlike in huggingface_hub, which reads them once at its import.
+    read at every call, unlike in huggingface_hub, which reads them once at its import
+    (``huggingface_hub/constants.py``).
     """
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(variable):
-            return Path(environ[variable]).expanduser().absolute()
+            return _expanded(environ[variable])
     if environ.get("HF_HOME"):
-        return Path(environ["HF_HOME"]).expanduser().absolute() / "hub"
+        return _expanded(environ["HF_HOME"]) / "hub"
     return _user_cache(environ) / "huggingface" / "hub"
 
 
 def _user_cache(environ: Mapping[str, str]) -> Path:
-    named = environ.get("XDG_CACHE_HOME")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache"
+    return _expanded(environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def _expanded(name: str) -> Path:
+    """A folder's name as the Hub expands it: an unknown user or variable is a name like any other."""
+    return Path(os.path.expandvars(os.path.expanduser(name))).absolute()  # noqa: PTH111 - see above
 
 
 def offline_variable(environ: Mapping[str, str] = os.environ) -> str | None:

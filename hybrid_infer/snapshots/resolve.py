@@ -7,13 +7,13 @@ from pathlib import Path
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ModelIntegrityError, ModelNotDownloadedError
 from hybrid_infer.registry.tiny import TINY_PREFIX
-from hybrid_infer.snapshots.facts import weight_files
 from hybrid_infer.snapshots.folders import (
     cache_root,
     hub_cache_dir,
     offline_variable,
     repo_folder,
 )
+from hybrid_infer.snapshots.integrity import check_complete, check_inside
 
 __all__ = [
     "cache_root",
@@ -45,7 +45,11 @@ def find_snapshot(spec: ModelSpec) -> Path:
             f"{spec.repo} ({_revision_words(spec)}) is not in {hub_cache_dir()}; "
             f"run: hybrid-infer pull {spec.name}"
         )
-    _check_complete(spec, folder)
+    check_inside(folder, hub_cache_dir())
+    try:
+        check_complete(spec.task, folder)
+    except ModelIntegrityError as error:
+        raise ModelIntegrityError(f"{error.message}; run: hybrid-infer pull {spec.name}") from None
     return folder
 
 
@@ -53,7 +57,8 @@ def snapshot_folder(spec: ModelSpec) -> Path | None:
     """The folder of `spec`'s commit in the Hub's cache, or None if it is not there."""
     repo = repo_folder(spec.repo, hub_cache_dir())
     revision = spec.revision or _main_revision(repo)
-    if revision is None:
+    # The name becomes a path: anything but a plain commit id stays outside.
+    if revision is None or not revision.isalnum():
         return None
     folder = repo / "snapshots" / revision
     return folder if folder.is_dir() else None
@@ -61,31 +66,13 @@ def snapshot_folder(spec: ModelSpec) -> Path | None:
 
 def _main_revision(repo: Path) -> str | None:
     try:
-        name = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+        return (repo / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    # The name becomes a path: anything but a plain commit id stays outside.
-    return name if name.isalnum() else None
 
 
 def _revision_words(spec: ModelSpec) -> str:
     return f"commit {spec.revision[:12]}" if spec.revision else "branch main"
-
-
-def _check_complete(spec: ModelSpec, folder: Path) -> None:
-    """Refuse a snapshot that an interrupted download has left behind."""
-    repo = folder.parent.parent.resolve()
-    needed = ["config.json", "tokenizer.json"]
-    if spec.task == "embeddings":
-        needed.append("modules.json")
-    for name in needed:
-        if not (folder / name).exists():
-            raise ModelIntegrityError(
-                f"the snapshot {folder} lacks {name}; run: hybrid-infer pull {spec.name}"
-            )
-    for file in [*(folder / name for name in needed), *weight_files(folder)]:
-        if not file.resolve().is_relative_to(repo):
-            raise ModelIntegrityError(f"{file} points outside its repository's folder")
 
 
 def observed_revision(folder: Path) -> str:

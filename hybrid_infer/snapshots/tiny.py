@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
-import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import LocalEngineError, ModelNotDownloadedError
+from hybrid_infer.errors import ModelIntegrityError, ModelNotDownloadedError
 from hybrid_infer.snapshots import tiny_chat_models, tiny_models
+from hybrid_infer.snapshots.drafts import place_whole
 from hybrid_infer.snapshots.folders import cache_root, repo_folder
+from hybrid_infer.snapshots.integrity import check_complete
 from hybrid_infer.snapshots.tiny_models import Array, TinyModel
 
 BUILDERS: dict[str, Callable[[ModelSpec], TinyModel]] = {
@@ -32,7 +32,7 @@ _warned = False
 
 
 def ensure_tiny(spec: ModelSpec) -> Path:
-    """The folder of a seeded model; it is written first if it is not there.
+    """The folder of a seeded model; it is written first if it is not there, or damaged.
 
     Args:
         spec: a model whose repo starts with ``tiny/``.
@@ -45,28 +45,22 @@ def ensure_tiny(spec: ModelSpec) -> Path:
     if builder is None or spec.revision is None:
         known = ", ".join(sorted(BUILDERS))
         raise ModelNotDownloadedError(f"{spec.repo} has no seeded model; there are: {known}")
-    repo = repo_folder(spec.repo, cache_root() / "tiny")
-    folder = repo / "snapshots" / spec.revision
-    if not folder.is_dir():
-        _write_whole(builder(spec), folder)
+    folder = repo_folder(spec.repo, cache_root() / "tiny") / "snapshots" / spec.revision
+    if not _is_whole(spec, folder):
+        place_whole(
+            folder,
+            lambda draft: write_tiny(builder(spec), draft),
+            is_usable=lambda found: _is_whole(spec, found),
+        )
     return folder
 
 
-def _write_whole(model: TinyModel, folder: Path) -> None:
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+def _is_whole(spec: ModelSpec, folder: Path) -> bool:
     try:
-        write_tiny(model, draft)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same bytes
-                raise
-    except OSError as error:
-        raise LocalEngineError(
-            f"the tiny model could not be written to {folder}: {error.strerror}"
-        ) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        check_complete(spec.task, folder)
+    except ModelIntegrityError:
+        return False
+    return True
 
 
 def write_tiny(model: TinyModel, folder: Path) -> None:

@@ -100,7 +100,7 @@ def _headline(figure: Any, report: Report) -> None:
         color=INK,
         va="center",
     )
-    figure.text(0.075, 0.893, _subtitle(report), fontsize=10.5, color=MUTED, va="center")
+    figure.text(0.075, 0.893, _subtitle(report), fontsize=10, color=MUTED, va="center")
 
 
 def _subtitle(report: Report) -> str:

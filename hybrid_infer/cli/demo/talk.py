@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +50,12 @@ SMOLLM2 = Talk(
 )
 
 
-def talk_at_hand(cache: Path) -> Talk:
+def talk_at_hand(cache: Path, say: Callable[[str], None]) -> Talk:
     """SmolLM2 if ``./scripts/test`` has fetched it, staged in the Hub's cache; else tiny.
 
     Args:
         cache: this library's own cache folder.
+        say: told about the slow first time.
     """
     from hybrid_infer.snapshots.download import stage
 
@@ -63,7 +64,12 @@ def talk_at_hand(cache: Path) -> Talk:
         return TINY
     folder = cache / "demo" / "smollm2"
     if not folder.is_dir():
-        _unpack(gguf, folder)
+        say("unpacking SmolLM2-135M for the chat calls, once")
+        try:
+            _unpack(gguf, folder)
+        except Exception as error:  # noqa: BLE001 - the demo must survive weights that do not open
+            say(f"SmolLM2 cannot be unpacked ({type(error).__name__}), so chat is {TINY.label}")
+            return TINY
     stage(folder, ModelSpec("chat", None, REPO, None))
     return SMOLLM2
 

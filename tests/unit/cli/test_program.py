@@ -5,10 +5,25 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 PROGRAM = [sys.executable, "-m", "hybrid_infer"]
+
+
+@pytest.fixture
+def start():
+    """Starts the program; kills what a failed test has left running."""
+    with ExitStack() as stack:
+
+        def start_one(*words, **options):
+            program = subprocess.Popen([*PROGRAM, *words], **options)
+            stack.enter_context(program)
+            stack.callback(program.kill)
+            return program
+
+        yield start_one
 
 
 def test_help_and_version():
@@ -35,9 +50,9 @@ def test_help_loads_nothing_heavy():
     assert done.stderr.strip() == "[]"
 
 
-def test_a_reader_that_leaves_ends_it_quietly():
-    program = subprocess.Popen(
-        [*PROGRAM, "models", "--json", "--profile", "tiny"],
+def test_a_reader_that_leaves_ends_it_quietly(start):
+    program = start(
+        *("models", "--json", "--profile", "tiny"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -49,14 +64,14 @@ def test_a_reader_that_leaves_ends_it_quietly():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
-def test_ctrl_c_ends_a_waiting_call_with_130(fake_remote_factory):
+def test_ctrl_c_ends_a_waiting_call_with_130(start, fake_remote_factory):
     from hybrid_infer.testing import Reply
 
     remote = fake_remote_factory(answers="echo")
     remote.enqueue(Reply(stall_after_bytes=0))
     words = ["chat", "hi", "-m", "small", "--policy", "remote-only", "--base-url", remote.url]
-    program = subprocess.Popen(
-        [*PROGRAM, *words],
+    program = start(
+        *words,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -69,7 +84,7 @@ def test_ctrl_c_ends_a_waiting_call_with_130(fake_remote_factory):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
-def test_a_terminal_sees_progress_with_a_rate_while_a_file_is_embedded(tmp_path, echo):
+def test_a_terminal_sees_progress_with_a_rate_while_a_file_is_embedded(start, tmp_path, echo):
     import pty
 
     source = tmp_path / "texts.txt"
@@ -77,7 +92,7 @@ def test_a_terminal_sees_progress_with_a_rate_while_a_file_is_embedded(tmp_path,
     words = ["embed", str(source), "-o", str(tmp_path / "out.npy"), "-m", "small"]
     options = ["--policy", "remote-only", "--base-url", echo.url]
     terminal, line = pty.openpty()
-    program = subprocess.Popen([*PROGRAM, *words, *options], stderr=line)
+    program = start(*words, *options, stderr=line)
     os.close(line)
     shown = b""
     with os.fdopen(terminal, "rb", buffering=0) as screen:
@@ -96,11 +111,11 @@ def test_a_terminal_sees_progress_with_a_rate_while_a_file_is_embedded(tmp_path,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
-def test_the_fake_remote_serves_logs_and_ends(tmp_path, run):
+def test_the_fake_remote_serves_logs_and_ends(start, tmp_path, run):
     scenario = tmp_path / "scenario.yaml"
     scenario.write_text("steps:\n  - status: 402\n    json: {error: no credits}\n")
-    program = subprocess.Popen(
-        [*PROGRAM, "fake-remote", "--answers", "echo", "--scenario", str(scenario)],
+    program = start(
+        *("fake-remote", "--answers", "echo", "--scenario", str(scenario)),
         stdout=subprocess.PIPE,
         text=True,
     )
