@@ -112,10 +112,12 @@ def _silent_bar() -> Any:
     """A progress bar that never shows; switching the Hub's bars off would do so for everyone."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    def start(bar: Any, *args: Any, **options: Any) -> None:
-        tqdm.__init__(bar, *args, **{**options, "disable": True})
+    visible: Any = tqdm
 
-    return type("SilentBar", (tqdm,), {"__init__": start})
+    def start(bar: Any, *args: Any, **options: Any) -> None:
+        visible.__init__(bar, *args, **{**options, "disable": True})
+
+    return type("SilentBar", (visible,), {"__init__": start})
 
 
 def _may_have_token(url: str) -> bool:

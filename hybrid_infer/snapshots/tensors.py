@@ -32,7 +32,7 @@ def _shards(index: Path) -> list[str]:
         raise ModelIntegrityError(f"{index} names no shards")
     names = set(placed.values()) if all(isinstance(n, str) for n in placed.values()) else {""}
     for name in sorted(names):
-        if Path(name).name != name:
+        if not name or Path(name).name != name:
             raise ModelIntegrityError(f"{index} names the shard {name!r}, which is no file name")
         if not (index.parent / name).exists():
             raise ModelIntegrityError(f"{index.parent} lacks {name}")

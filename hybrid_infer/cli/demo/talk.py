@@ -107,7 +107,7 @@ class ClientAnswers:
 
     def embed(self, model: str, texts: Any, *, normalize: bool, truncate: bool) -> Any:
         """Not asked of these answers."""
-        raise NotImplementedError("these answers are for chat")
+        raise TypeError("these answers are for chat")
 
     def chat(self, model: str, body: Mapping[str, Any]) -> ChatAnswer:
         """The local answer to the same messages."""

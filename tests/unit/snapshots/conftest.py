@@ -1,0 +1,145 @@
+"""A model folder, a Hub cache of one's own, and a Hub on loopback."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots import tiny_models
+from hybrid_infer.snapshots.staging import stage
+from hybrid_infer.snapshots.tiny import write_tiny
+
+REVISION = "8b3219a92973c328a8e22fadcfa821b5dc75636a"
+
+
+@pytest.fixture(scope="session")
+def pinned():
+    return ModelSpec(
+        "embeddings",
+        "small",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        REVISION,
+        dim=384,
+        max_seq_length=256,
+        pooling="mean",
+        dense=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def unpinned():
+    return ModelSpec("embeddings", None, "org/model", None)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny(
+        tiny_models.bert(load_registry(profile="tiny").resolve("embeddings", "small")), folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dense_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+    write_tiny(tiny_models.t5(load_registry(profile="tiny").resolve("embeddings", "large")), folder)
+    return folder
+
+
+@pytest.fixture
+def staged(hub, model_folder, pinned):
+    """A private copy, so that a test may damage it."""
+    folder = stage(model_folder, pinned)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            file.unlink()
+            file.write_bytes(content)
+    return folder
+
+
+class FakeHub:
+    """A repository's tree and files as the Hub serves them, and what was asked of it.
+
+    `answer` replaces every reply by (status, headers).
+    """
+
+    def __init__(self, folder):
+        self.files = {
+            file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
+        self.answer = None
+        self.requests = []
+        self.url = ""
+
+    def reply(self, path):
+        if self.answer is not None:
+            return (*self.answer, b"{}")
+        if "/tree/" in path:
+            listed = [
+                {"type": "file", "path": name, "size": len(body), "oid": self.etag(name)}
+                for name, body in self.files.items()
+            ]
+            return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
+        if "/revision/" in path:
+            body = {"id": "org/model", "sha": REVISION, "siblings": []}
+            return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
+        name = path.partition("?")[0].partition(f"/resolve/{REVISION}/")[2]
+        if name not in self.files:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        return 200, {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": REVISION}, self.files[name]
+
+    def etag(self, name):
+        return hashlib.sha1(self.files[name], usedforsecurity=False).hexdigest()
+
+    def fetched(self):
+        return [
+            path.partition(f"/resolve/{REVISION}/")[2]
+            for method, path, _ in self.requests
+            if method == "GET" and "/resolve/" in path
+        ]
+
+
+@pytest.fixture
+def fake_hub(model_folder):
+    state = FakeHub(model_folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            state.requests.append((self.command, self.path, self.headers.get("Authorization")))
+            status, headers, body = state.reply(self.path)
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server's own naming
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
