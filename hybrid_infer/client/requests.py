@@ -6,6 +6,7 @@ whichever backend would have served.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,7 +78,7 @@ def chat_request(
             argument="on_stream_error",
         )
     defaults = spec.generation
-    tokens = _integer(max_tokens, "max_tokens", least=1)
+    tokens = _checked_max_tokens(max_tokens, spec)
     checked = _checked_messages(messages, settings.generation.max_messages)
     return ChatRequest(
         spec=spec,
@@ -91,8 +92,36 @@ def chat_request(
         seed=_integer(seed, "seed", least=0, most=2**63 - 1),
         stream=stream,
         include_usage=_include_usage(stream_options, stream=stream),
-        passthrough={k: v for k, v in (passthrough or {}).items() if v is not None},
+        passthrough=_checked_passthrough(passthrough or {}),
     )
+
+
+def _checked_max_tokens(value: Any, spec: ModelSpec) -> int | None:
+    tokens = _integer(value, "max_tokens", least=1)
+    if tokens is not None and spec.context_length is not None and tokens >= spec.context_length:
+        raise ContextLengthError(
+            f"max_tokens={tokens} leaves no room for a prompt: the window of {spec.name} has "
+            f"{spec.context_length} tokens",
+            argument="max_tokens",
+        )
+    return tokens
+
+
+def _checked_passthrough(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are sent on as they are, so they must be JSON."""
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        _check_json(value, key)
+    return given
+
+
+def _check_json(value: Any, argument: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        raise InvalidRequestError(
+            f"{argument} holds a value that cannot be sent as JSON", argument=argument
+        ) from None
 
 
 def _default_max_tokens(spec: ModelSpec, messages: Sequence[Mapping[str, Any]]) -> int:
@@ -151,6 +180,9 @@ def _checked_message(message: Any, argument: str) -> Mapping[str, Any]:
         raise InvalidRequestError(
             f"{argument} has an unknown key {unknown[0]!r}", argument=f"{argument}.{unknown[0]}"
         )
+    for key in message:
+        if key not in ("role", "content"):
+            _check_json(message[key], f"{argument}.{key}")
     content = message.get("content")
     if content is None and role == "assistant" and message.get("tool_calls"):
         return dict(message)
@@ -168,6 +200,7 @@ def _checked_content(content: Any, argument: str) -> str | tuple[Mapping[str, An
             raise InvalidRequestError(f"{where} must be a mapping with a 'type'", argument=where)
         if part["type"] == "text":
             checked_text(part.get("text"), f"{where}.text")
+        _check_json(part, where)
         parts.append(dict(part))
     if not parts:
         raise InvalidRequestError(f"{argument} must not be an empty list", argument=argument)

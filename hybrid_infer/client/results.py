@@ -157,8 +157,7 @@ def _report_attempts(session: Session, model: str, attempts: tuple[Attempt, ...]
 
 def _report_fallback(session: Session, call: Call, decision: Decision) -> None:
     model, to_target = call.request.spec.name, decision.target.name
-    preferred = [e.target.name for e in call.plan.exclusions] + [t.name for t in call.plan.targets]
-    from_target = next((name for name in preferred if name != to_target), to_target)
+    from_target = call.plan.order[0].name
     logger.info("%s served by %s instead of %s: %s", model, to_target, from_target, decision.reason)
     session.on_event(FellBack(model, from_target, to_target, decision.reason))
 

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class Session:
         self.deadline_seconds = self._checked_deadline(options.deadline)
         if options.cache is not None:
             raise ConfigError("cache= is not available in this version; leave it None")
-        self.options = options
+        # The key lives on in the remotes' own wrapped ones, and nowhere else.
+        self.options = replace(options, api_key=None)
         self.clock = time.monotonic
         self.health = Health(self.clock)
         self.latency = LatencyWindow()
@@ -89,7 +91,7 @@ class Session:
         self._is_closed = False
         self._remotes: dict[str, RemoteBackend] = {}
         self._local: LocalBackend | None = None
-        self._keys = self._find_keys()
+        self._keys = self._find_keys(options.api_key)
         self._remote_targets = {spec.name: Target(spec.name, "remote") for spec in self.remotes}
         if self.policy == "remote-only" and not self.remotes:
             raise ConfigError(
@@ -114,7 +116,7 @@ class Session:
 
         warn_once(asked_in_code=self.options.profile is not None)
 
-    def _find_keys(self) -> dict[str, Secret | None]:
+    def _find_keys(self, api_key: str | None) -> dict[str, Secret | None]:
         """Each remote's key. An explicit one is the first remote's, and Hugging Face's own."""
         from hybrid_infer.remote.keys import find_key, is_huggingface_host
 
@@ -123,9 +125,7 @@ class Session:
         return {
             remote.name: find_key(
                 remote,
-                self.options.api_key
-                if index == 0 or is_huggingface_host(remote.base_url)
-                else None,
+                api_key if index == 0 or is_huggingface_host(remote.base_url) else None,
             )
             for index, remote in enumerate(self.remotes)
         }

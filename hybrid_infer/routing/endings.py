@@ -24,18 +24,20 @@ def success(call: Call, candidate: Candidate, outcome: Outcome) -> Decision:
 
 
 def _why(call: Call, served: Candidate) -> tuple[Reason, str]:
-    """Why `served` and nobody before it: the nearest preceding failure, gate or exclusion."""
+    """Why `served`: what kept the first target that the policy would rather have had."""
     if call.plan.requested:
         return Reason.REQUESTED, ""
-    earlier = [c for c in call.candidates if c is not served and c.last_reason is not None]
-    if earlier:
-        blocker = earlier[0]
-        message = blocker.last_error.message if blocker.last_error else ""
-        return blocker.last_reason or Reason.PRIMARY, f"{blocker.target.name}: {message}"
-    preferred = call.plan.targets[0] is served.target
-    for exclusion in call.plan.exclusions:
-        if not preferred or exclusion.target.kind != served.target.kind:
-            return exclusion.reason, exclusion.detail
+    excluded = {exclusion.target: exclusion for exclusion in call.plan.exclusions}
+    tried = {candidate.target: candidate for candidate in call.candidates}
+    for target in call.plan.order:
+        if target == served.target:
+            break
+        if target in excluded:
+            return excluded[target].reason, excluded[target].detail
+        blocker = tried[target]
+        if blocker.last_reason is not None:
+            message = blocker.last_error.message if blocker.last_error else ""
+            return blocker.last_reason, f"{target.name}: {message}"
     return Reason.PRIMARY, ""
 
 

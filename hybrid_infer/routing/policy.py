@@ -34,12 +34,14 @@ class Plan:
     Attributes:
         targets: never empty.
         exclusions: the targets left out, in the order they would have been tried.
+        order: all of them together, in the policy's order.
         requested: whether ``route=`` chose the first target.
         local: the local copy's readiness when the plan was made.
     """
 
     targets: tuple[Target, ...]
     exclusions: tuple[Exclusion, ...]
+    order: tuple[Target, ...]
     requested: bool
     local: Readiness
 
@@ -85,20 +87,21 @@ def make_plan(
     Raises:
         HybridInferError: nothing is left; the error says what would fix it.
     """
-    remote_facts = [fact for fact in remotes if _wants_remote(fact.target, policy, route)]
-    wants_local = route == "local" or (route is None and policy != "remote-only")
-    targets = [fact.target for fact in remote_facts if fact.exclusion is None]
-    exclusions = [fact.exclusion for fact in remote_facts if fact.exclusion is not None]
-    if wants_local:
-        local_first = policy in ("local-first", "local-only")
-        out = _local_exclusion(local, unsupported)
-        if out is None:
-            targets.insert(0 if local_first else len(targets), LOCAL)
-        else:
-            exclusions.insert(0 if local_first else len(exclusions), out)
+    entries: list[tuple[Target, Exclusion | None]] = [
+        (fact.target, fact.exclusion)
+        for fact in remotes
+        if _wants_remote(fact.target, policy, route)
+    ]
+    if route == "local" or (route is None and policy != "remote-only"):
+        is_first = policy in ("local-first", "local-only")
+        entry = (LOCAL, _local_exclusion(local, unsupported))
+        entries.insert(0 if is_first else len(entries), entry)
+    targets = tuple(target for target, exclusion in entries if exclusion is None)
+    exclusions = tuple(exclusion for _, exclusion in entries if exclusion is not None)
     if not targets:
         raise _nothing_left(exclusions)
-    return Plan(tuple(targets), tuple(exclusions), route is not None, local)
+    order = tuple(target for target, _ in entries)
+    return Plan(targets, exclusions, order, route is not None, local)
 
 
 def _wants_remote(target: Target, policy: Policy, route: str | None) -> bool:

@@ -107,6 +107,7 @@ class ClientAnswers:
 
     def embed(self, model: str, texts: Any, *, normalize: bool, truncate: bool) -> Any:
         """Not asked of these answers."""
+        del model, texts, normalize, truncate
         raise TypeError("these answers are for chat")
 
     def chat(self, model: str, body: Mapping[str, Any]) -> ChatAnswer:

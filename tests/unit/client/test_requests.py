@@ -95,6 +95,11 @@ def test_an_absurdly_long_text_without_truncation_is_refused():
         ([{"role": "user", "content": []}], "messages[0].content"),
         ([{"role": "user", "content": [{"text": "x"}]}], "messages[0].content[0]"),
         ([{"role": "user", "content": "x", "contnet": "y"}], "messages[0].contnet"),
+        ([{"role": "user", "content": "x", "name": "\ud800"}], "messages[0].name"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+            "messages[0].content[0].text",
+        ),
         ("\ud800", "messages"),
     ],
 )
@@ -173,6 +178,19 @@ def test_the_default_max_tokens_shrinks_with_the_window():
 def test_parts_that_are_all_text_become_one_text():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat([{"role": "user", "content": parts}]).messages[0]["content"] == "ab"
+
+
+@pytest.mark.parametrize("value", [math.nan, "\ud800", object(), {"a": {1, 2}}])
+def test_what_is_passed_through_must_be_json(value):
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(passthrough={"fine": 1, "option": value})
+    assert caught.value.argument == "option"
+
+
+def test_max_tokens_beyond_the_window_is_refused_before_any_dispatch():
+    with pytest.raises(ContextLengthError, match="8192") as caught:
+        chat(max_tokens=10**30)
+    assert caught.value.argument == "max_tokens"
 
 
 @pytest.mark.parametrize("deadline", [0, -1, math.inf, math.nan, "5", True])

@@ -326,6 +326,12 @@ def test_local_first_without_a_copy_names_the_reason():
     assert (decision.target, decision.reason) == (REMOTE, Reason.NOT_DOWNLOADED)
 
 
+def test_what_comes_later_in_the_order_is_no_reason():
+    world = World()
+    assert world.run(local=absent()).reason is Reason.PRIMARY
+    assert world.run(policy="local-first").reason is Reason.PRIMARY
+
+
 def test_an_excluded_remote_names_the_reason():
     error = AuthenticationError("no key")
     fact = RemoteFact(REMOTE, Exclusion(REMOTE, Reason.NO_API_KEY, "", error))

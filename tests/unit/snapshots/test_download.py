@@ -89,7 +89,7 @@ def test_an_incomplete_repository_names_what_it_lacks(hub, fake_hub, pinned):
         (403, {"X-Error-Code": "GatedRepo"}, ModelNotAvailableError, "https://huggingface.co/sent"),
         (404, {"X-Error-Code": "RepoNotFound"}, ModelNotAvailableError, "https://huggingface.co/"),
         (404, {"X-Error-Code": "RevisionNotFound"}, ModelNotAvailableError, "no revision"),
-        (401, {}, ModelNotAvailableError, "needs a key"),
+        (401, {}, AuthenticationError, "HTTP 401"),
         (
             401,
             {"X-Error-Message": "Invalid credentials in Authorization header"},

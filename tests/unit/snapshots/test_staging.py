@@ -1,0 +1,171 @@
+"""Staging local folders into the Hub's cache: whole or not at all, from any number of writers."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from hybrid_infer.errors import InvalidRequestError, LocalEngineError, ModelIntegrityError
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots import drafts
+from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.staging import is_allowed, stage
+
+
+def from_threads(count, work):
+    results, barrier = [], threading.Barrier(count)
+
+    def start():
+        barrier.wait()
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - a thread's failure is the test's result
+            results.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("kind", ["pinned", "unpinned"])
+def test_many_threads_stage_one_snapshot(hub, model_folder, request, kind):
+    spec = request.getfixturevalue(kind)
+    found = from_threads(8, lambda: stage(model_folder, spec))
+    assert len(found) == 8
+    assert set(found) == {find_snapshot(spec)}
+    assert os.listdir(found[0].parent) == [found[0].name]
+
+
+def test_many_threads_repair_one_snapshot(staged, model_folder, pinned):
+    (staged / "model.safetensors").write_bytes(b"")
+    found = from_threads(8, lambda: stage(model_folder, pinned))
+    assert set(found) == {staged}
+    assert os.listdir(staged.parent) == [staged.name]
+    assert find_snapshot(pinned) == staged
+
+
+def test_files_are_linked_where_the_disk_allows(hub, model_folder, pinned):
+    staged = stage(model_folder, pinned)
+    assert (staged / "model.safetensors").samefile(model_folder / "model.safetensors")
+
+
+def test_files_are_copied_where_it_does_not(hub, model_folder, pinned, monkeypatch):
+    def refuse(*_):
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    staged = stage(model_folder, pinned)
+    assert not (staged / "model.safetensors").samefile(model_folder / "model.safetensors")
+    assert find_snapshot(pinned) == staged
+
+
+def test_a_broken_folder_leaves_nothing_behind(hub, model_folder, pinned, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"broken lacks tokenizer\.json"):
+        stage(broken, pinned)
+    assert not hub.exists()
+    assert stage(model_folder, pinned) == find_snapshot(pinned)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_folders_without_a_model(hub, tmp_path, pinned, make):
+    if make:
+        (tmp_path / "x").mkdir()
+    with pytest.raises(ModelIntegrityError, match=str(tmp_path / "x")):
+        stage(tmp_path / "x", pinned)
+
+
+def test_other_contents_of_an_unpinned_model_move_main(hub, model_folder, unpinned, tmp_path):
+    first = stage(model_folder, unpinned)
+    changed = tmp_path / "changed"
+    shutil.copytree(model_folder, changed)
+    (changed / "generation_config.json").write_text("{}")
+    second = stage(changed, unpinned)
+    assert first != second == find_snapshot(unpinned)
+    assert stage(model_folder, unpinned) == first == find_snapshot(unpinned)
+    assert len(first.name) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.safetensors", True),
+        ("2_Dense/model.safetensors", True),
+        ("tokenizer.model", True),
+        ("chat_template.jinja", True),
+        ("vocab.txt", True),
+        ("pytorch_model.bin", False),
+        ("model.pkl", False),
+        ("modeling_x.py", False),
+        ("onnx/deep/config.json", False),
+        ("original/tokenizer.model", False),
+        ("consolidated.00.safetensors", False),
+        (".gitattributes", False),
+    ],
+)
+def test_what_belongs_into_a_snapshot(name, expected):
+    assert is_allowed(name) == expected
+
+
+def test_a_seeded_model_takes_no_files(hub, model_folder):
+    spec = load_registry(profile="tiny").resolve("embeddings", "small")
+    with pytest.raises(InvalidRequestError) as caught:
+        stage(model_folder, spec)
+    assert caught.value.argument == "source"
+
+
+def test_a_full_disk_is_a_local_error_and_leaves_nothing(hub, model_folder, pinned, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    with pytest.raises(LocalEngineError, match="No space left"):
+        stage(model_folder, pinned)
+    snapshots = hub / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots"
+    assert os.listdir(snapshots) == []
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from hybrid_infer.snapshots.drafts import place_whole
+def fill(draft):
+    (draft / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+place_whole(pathlib.Path(sys.argv[1]), fill, is_usable=lambda _: True)
+"""
+
+
+def test_a_killed_writer_leaves_no_snapshot_and_its_draft_goes_in_time(tmp_path):
+    target = tmp_path / "snapshots" / "abc"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
+    assert ended.returncode == -9
+    assert not target.exists()
+    (draft,) = target.parent.iterdir()
+
+    def place(name):
+        drafts.place_whole(
+            target.with_name(name), lambda folder: (folder / "f").touch(), is_usable=lambda _: True
+        )
+
+    place("abc")
+    assert draft.exists()  # its writer may still be at work
+    os.utime(draft, (0, 0))
+    place("def")
+    assert sorted(os.listdir(target.parent)) == ["abc", "def"]
+
+
+def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):
+    staged = stage(model_folder, pinned)
+    assert stage(dense_folder, pinned) == staged
+    assert (staged / "config.json").samefile(model_folder / "config.json")
+    assert find_snapshot(replace(pinned)) == staged
