@@ -32,6 +32,11 @@ class Deadline:
         self._clock = clock
         self._expires_at = clock() + seconds
 
+    @property
+    def asked_seconds(self) -> float:
+        """The limit as the caller knows it, for messages."""
+        return self.seconds
+
     def left(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self._expires_at - self._clock())
@@ -82,6 +87,11 @@ class AttemptDeadline(Deadline):
         self._parent = parent
         self._limit_at = math.inf if limit_seconds is None else self._clock() + limit_seconds
         self._released = False
+
+    @property
+    def asked_seconds(self) -> float:
+        """The call's own limit: the share of an attempt is nobody's business outside."""
+        return self._parent.asked_seconds
 
     def left(self) -> float:
         """Seconds left of the attempt and of the call, whichever is less."""

@@ -46,10 +46,11 @@ async def wait_async(
             if deadline.expired():
                 raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
     except BaseException:
+        awaited.cancel()  # else asyncio would report an error that nobody is left to see
         abandon()
         raise
 
 
 def too_late(deadline: Deadline) -> DeadlineExceededError:
     """The error of local work that did not finish in time."""
-    return DeadlineExceededError(f"local work did not finish within {deadline.seconds:g} s")
+    return DeadlineExceededError(f"local work did not finish within {deadline.asked_seconds:g} s")

@@ -74,7 +74,7 @@ def _all_failed(
 def _deadline_error(call: Call, errors: list[HybridInferError]) -> HybridInferError:
     deadline = call.context.deadline
     kind = "made no progress for" if deadline.renewable else "did not finish within"
-    error = DeadlineExceededError(f"the call {kind} {deadline.seconds:g} s")
+    error = DeadlineExceededError(f"the call {kind} {deadline.asked_seconds:g} s")
     if errors:
         error.__cause__ = errors[-1]
     return error

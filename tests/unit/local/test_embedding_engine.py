@@ -214,3 +214,28 @@ def test_a_full_queue_refuses_at_the_door():
     assert caught.value.retry_after > 0
     gate.set()
     worker.close()
+
+
+def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog):
+    encoder.gate.clear()
+    unhandled = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, seen: unhandled.append(seen))
+        deadline = Deadline(10)
+        job = engine.submit(EmbedRequest(SPEC, ("!error",)), deadline)
+        task = asyncio.create_task(wait_async(job.future, deadline, job.abandon))
+        await asyncio.wait([task], timeout=0)
+        assert await asyncio.to_thread(encoder.entered.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        encoder.gate.set()
+        after = engine.submit(EmbedRequest(SPEC, ("after",)), deadline)
+        await wait_async(after.future, deadline, after.abandon)
+
+    asyncio.run(main())
+    import gc
+
+    gc.collect()
+    assert unhandled == []

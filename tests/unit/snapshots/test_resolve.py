@@ -1,7 +1,6 @@
 """Finding snapshots: the Hub's layout, and every way in which files can be wrong."""
 
 import json
-import os
 import struct
 from dataclasses import replace
 
@@ -218,7 +217,7 @@ def test_looking_opens_no_socket_and_writes_nothing(staged, pinned, monkeypatch)
     import socket
 
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("opened a socket"))
-    before = {path: os.stat(path).st_mtime_ns for path in staged.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in staged.rglob("*")}
     find_snapshot(pinned)
     snapshot_facts(staged)
-    assert {path: os.stat(path).st_mtime_ns for path in staged.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in staged.rglob("*")} == before

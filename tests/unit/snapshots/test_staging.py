@@ -16,6 +16,10 @@ from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.staging import is_allowed, stage
 
 
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def from_threads(count, work):
     results, barrier = [], threading.Barrier(count)
 
@@ -40,14 +44,14 @@ def test_many_threads_stage_one_snapshot(hub, model_folder, request, kind):
     found = from_threads(8, lambda: stage(model_folder, spec))
     assert len(found) == 8
     assert set(found) == {find_snapshot(spec)}
-    assert os.listdir(found[0].parent) == [found[0].name]
+    assert names(found[0].parent) == [found[0].name]
 
 
 def test_many_threads_repair_one_snapshot(staged, model_folder, pinned):
     (staged / "model.safetensors").write_bytes(b"")
     found = from_threads(8, lambda: stage(model_folder, pinned))
     assert set(found) == {staged}
-    assert os.listdir(staged.parent) == [staged.name]
+    assert names(staged.parent) == [staged.name]
     assert find_snapshot(pinned) == staged
 
 
@@ -132,7 +136,7 @@ def test_a_full_disk_is_a_local_error_and_leaves_nothing(hub, model_folder, pinn
     with pytest.raises(LocalEngineError, match="No space left"):
         stage(model_folder, pinned)
     snapshots = hub / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots"
-    assert os.listdir(snapshots) == []
+    assert names(snapshots) == []
 
 
 KILLED = """
@@ -161,7 +165,7 @@ def test_a_killed_writer_leaves_no_snapshot_and_its_draft_goes_in_time(tmp_path)
     assert draft.exists()  # its writer may still be at work
     os.utime(draft, (0, 0))
     place("def")
-    assert sorted(os.listdir(target.parent)) == ["abc", "def"]
+    assert names(target.parent) == ["abc", "def"]
 
 
 def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):

@@ -1,6 +1,10 @@
 """The seeded models: real architectures, the same bytes everywhere, useful answers."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -103,3 +107,68 @@ def test_one_warning_a_process_unless_asked_for(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny.warn_once(asked_in_code=False)
+
+
+def test_a_damaged_file_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_INFER_CACHE_DIR", str(tmp_path))
+    spec = SPECS["tiny/all-MiniLM-L6-v2"]
+    folder = find_snapshot(spec)
+    (folder / "model.safetensors").write_bytes(b"")
+    assert digest(find_snapshot(spec)) == DIGESTS[spec.repo]
+    assert [path.name for path in folder.parent.iterdir()] == [spec.revision]
+
+
+WRITER = """
+import sys
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.resolve import find_snapshot
+registry = load_registry(profile="tiny")
+sys.stdin.read()
+for spec in registry.models:
+    find_snapshot(spec)
+assert not {"torch", "transformers", "huggingface_hub"} & set(sys.modules)
+"""
+
+
+def test_processes_that_start_together_write_one_model_each_without_torch(tmp_path):
+    environ = {**os.environ, "HYBRID_INFER_CACHE_DIR": str(tmp_path)}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER], env=environ, stdin=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * 4
+    for repo, spec in SPECS.items():
+        (folder,) = (tmp_path / "tiny" / "models--{}".format(repo.replace("/", "--"))).glob("*/*")
+        assert folder.name == spec.revision
+        assert digest(folder) == DIGESTS[repo]
+
+
+def test_everything_but_the_dim_is_narrow():
+    for repo, spec in SPECS.items():
+        config = json.loads((find_snapshot(spec) / "config.json").read_bytes())
+        width = config.get("hidden_size", config.get("d_model"))
+        assert width <= 128 or width == spec.dim, repo
+        assert config.get("intermediate_size", config.get("d_ff")) <= 128
+        assert config.get("num_hidden_layers", config.get("num_layers")) == 2
+
+
+@pytest.mark.parametrize(
+    ("alias", "expected"),
+    [
+        (
+            "default",
+            {"eos_token_id": ["<|end_of_text|>", "<|eot_id|>"], "temperature": 0.6, "top_p": 0.9},
+        ),
+        ("small", {"eos_token_id": ["<|endoftext|>", "<|assistant|>", "<|end|>"]}),
+    ],
+)
+def test_generation_defaults_are_the_families_own(alias, expected):
+    folder = find_snapshot(REGISTRY.resolve("chat", alias))
+    generation = json.loads((folder / "generation_config.json").read_bytes())
+    tokens = json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]
+    names = {token["id"]: token["content"] for token in tokens}
+    generation["eos_token_id"] = [names[number] for number in generation["eos_token_id"]]
+    assert {key: generation.get(key) for key in expected} == expected
+    assert generation.get("do_sample", False) == (alias == "default")
