@@ -102,23 +102,42 @@ def weights():
     return Path(folder)
 
 
+def staged_hub(tmp_path_factory, name, stage_into):
+    """A Hub cache of its own, so that real models do not show up in other tests."""
+    hub = tmp_path_factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_CACHE", str(hub))
+        return hub, stage_into()
+
+
 @pytest.fixture(scope="session")
-def real_hub(weights, _own_folders):
-    """The real embedding models, staged in the Hub's cache as a download would leave them."""
+def _real_embeddings(weights, tmp_path_factory):
     from hybrid_infer.registry import load_registry
     from hybrid_infer.snapshots.download import stage
 
     registry = load_registry()
-    staged = {}
-    for alias, folder in (("small", "all-MiniLM-L6-v2"), ("default", "all-mpnet-base-v2")):
-        if (weights / folder).is_dir():
-            staged[alias] = stage(weights / folder, registry.resolve("embeddings", alias))
+    folders = {"small": "all-MiniLM-L6-v2", "default": "all-mpnet-base-v2"}
+    return staged_hub(
+        tmp_path_factory,
+        "real-embeddings",
+        lambda: {
+            alias: stage(weights / folder, registry.resolve("embeddings", alias))
+            for alias, folder in folders.items()
+            if (weights / folder).is_dir()
+        },
+    )
+
+
+@pytest.fixture
+def real_hub(_real_embeddings, monkeypatch):
+    """The real embedding models, staged in the Hub's cache as a download would leave them."""
+    hub, staged = _real_embeddings
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     return staged
 
 
 @pytest.fixture(scope="session")
-def smollm2(weights, _own_folders):
-    """models= for a real chat model: SmolLM2-135M-Instruct under the alias ``real``."""
+def _real_chat(weights, tmp_path_factory):
     from hybrid_infer.registry import load_registry
     from hybrid_infer.snapshots.download import stage
 
@@ -128,5 +147,14 @@ def smollm2(weights, _own_folders):
     models = {
         "chat": {"real": {"repo": "HuggingFaceTB/SmolLM2-135M-Instruct", "context_length": 8192}}
     }
-    stage(folder, load_registry(models).resolve("chat", "real"))
+    spec = load_registry(models).resolve("chat", "real")
+    hub, _ = staged_hub(tmp_path_factory, "real-chat", lambda: stage(folder, spec))
+    return hub, models
+
+
+@pytest.fixture
+def smollm2(_real_chat, monkeypatch):
+    """models= for a real chat model: SmolLM2-135M-Instruct under the alias ``real``."""
+    hub, models = _real_chat
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     return models

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from hybrid_infer.datatypes.route import Route
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during an answer; carries the text printed so far, and its route."""
+
+    def __init__(self, text: str, route: Route | None) -> None:
+        super().__init__()
+        self.text = text
+        self.route = route
+
+
 def chat(
     prompt: Annotated[
         str | None,
@@ -126,10 +135,14 @@ def _answer(
 def stream_answer(
     client: HybridClient, messages: Sequence[dict[str, str]], sampling: dict[str, Any]
 ) -> tuple[str, Route | None]:
-    """Print an answer while it arrives; its text, and the route of its last chunk.
+    """Print an answer while it arrives.
 
-    Ctrl-C closes the stream, on the server too, and is raised again with what was printed so
-    far as its first argument.
+    Returns:
+        Its text, and the route of its last chunk.
+
+    Raises:
+        Stopped: Ctrl-C; the stream is closed, on the server too.
+        HybridInferError: the call failed, or the stream broke.
     """
     pieces: list[str] = []
     route: Route | None = None
@@ -142,7 +155,7 @@ def stream_answer(
                     pieces.append(piece)
                     print(piece, end="", flush=True)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("".join(pieces)) from None
+            raise Stopped("".join(pieces), route) from None
         finally:
             print(flush=True)
     return "".join(pieces), route

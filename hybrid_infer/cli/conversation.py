@@ -81,9 +81,12 @@ class Conversation:
             answer, route = chat.stream_answer(
                 self._client, [*self._messages, turn], self._sampling
             )
-        except KeyboardInterrupt as stop:
-            answer, route = str(stop), None
+        except chat.Stopped as stop:
+            answer, route = stop.text, stop.route
             self._say("(stopped)")
+        except KeyboardInterrupt:  # before the first word
+            self._say("(stopped)")
+            return
         except HybridInferError as error:
             output.show_error(error, as_json=False)
             return

@@ -1,140 +1,112 @@
-"""What a fake remote receives, and what it can be told to answer."""
+"""What a fake remote receives: headers, requests, and what each asks for."""
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
-_SECRET_HEADERS = frozenset({"authorization", "x-api-key"})
+from hybrid_infer.datatypes.models import Task
+
+_SECRETS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+_MODEL_IN_PATH = re.compile(r"/models/(?P<model>.+?)(?:/v1/|/pipeline/|$)")
+_CHAT_END = "/chat/completions"
+_EMBEDDING_ENDS = ("/embeddings", "/embed", "/pipeline/feature-extraction")
+
+
+class Headers(Mapping[str, str]):
+    """Headers by name, in any case; its repr masks those that hold a key.
+
+    Args:
+        pairs: names and values; the values of a name that comes twice are joined by a comma.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in pairs:
+            key = name.lower()
+            self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shown = {k: "***" if k in _SECRETS else v for k, v in self._values.items()}
+        return f"Headers({shown})"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """One request as it arrived.
+    """One request, and what became of it.
+
+    The ledger replaces the entry when its answer ends, so read it again rather than keeping it
+    if `answered` or `bytes_sent` matter.
 
     Attributes:
-        method: ``GET``, ``POST``.
-        path: path and query.
-        headers: by lower-case name.
-        body: the bytes of the body.
-        received_at: monotonic seconds at which the whole request was there.
-        connection_id: the same number for requests on one connection.
+        method: ``GET``, ``POST`` …
+        path: decoded, without the query.
+        query: what follows the ``?``, as it was sent; empty if there is none.
+        headers: by name, in any case.
+        body: as it was sent, chunks joined.
+        received_at: monotonic seconds at which its last byte had arrived.
+        connection_id: counts the connections; the same number means the same connection.
+        answered: the status that was sent; None until then, and if there never was one.
+        bytes_sent: of the answer, head included.
+        finished: whether nothing more will be sent.
     """
 
     method: str
     path: str
-    headers: Mapping[str, str] = field(repr=False)
+    query: str
+    headers: Headers
     body: bytes = field(repr=False)
     received_at: float
     connection_id: int
+    answered: int | None = None
+    bytes_sent: int = 0
+    finished: bool = False
 
     @property
     def body_json(self) -> Any:
-        """The body as JSON; None if there is none or it is something else."""
+        """The body, parsed; None if there is none or it is not JSON."""
         try:
-            return json_module.loads(self.body)
-        except ValueError:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
             return None
 
     @property
-    def masked_headers(self) -> dict[str, str]:
-        """The headers, safe to print."""
-        return {k: "***" if k in _SECRET_HEADERS else v for k, v in self.headers.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One scripted answer. What is left out stays as the healthy answer has it.
-
-    Attributes:
-        status: the HTTP status.
-        headers: added to, or replacing, the healthy ones.
-        json: a body as JSON.
-        body: a body as bytes or text.
-        events: a stream's events instead of the healthy ones: mappings become JSON, strings
-            are sent as they are after ``data:``.
-        cut_after_bytes: close after that many bytes of the response, head included.
-        cut_after_events: close after that many events of a stream.
-        clean_end: end a cut stream with a proper last chunk: it looks whole, and is not.
-        stall_after_bytes: send that many bytes, then nothing until the client goes.
-        drip_bytes: bytes a piece, each followed by `drip_seconds`; 0: all at once.
-        drip_seconds: the pause between two pieces.
-        disconnect: close without a byte.
-        reset: cut with a TCP reset instead of a close.
-        path: only requests whose path matches this glob; others get the next reply in line.
-    """
-
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    json: Any = None
-    body: bytes | str | None = None
-    events: Sequence[Any] | None = None
-    cut_after_bytes: int | None = None
-    cut_after_events: int | None = None
-    clean_end: bool = False
-    stall_after_bytes: int | None = None
-    drip_bytes: int = 0
-    drip_seconds: float = 0.0
-    disconnect: bool = False
-    reset: bool = False
-    path: str = "*"
-
-    def matches(self, request: ReceivedRequest) -> bool:
-        """Whether this reply is for `request`."""
-        return fnmatchcase(request.path.partition("?")[0], self.path)
+    def task(self) -> Task | None:
+        """What the path is for; None for the Hub's own and for paths that there are not."""
+        path = self.path.rstrip("/")
+        if path.endswith(_CHAT_END):
+            return "chat"
+        return "embeddings" if path.endswith(_EMBEDDING_ENDS) else None
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether the body is to be the healthy answer's."""
-        has_body = self.json is not None or self.body is not None or self.events is not None
-        return not has_body and self.status in (None, 200)
+    def model(self) -> str | None:
+        """The model that the path names, else the body; None if neither does."""
+        in_path = _MODEL_IN_PATH.search(self.path)
+        if in_path:
+            return in_path["model"]
+        body = self.body_json
+        named = body.get("model") if isinstance(body, dict) else None
+        return named if isinstance(named, str) else None
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response before it goes on the wire: a body, or a stream's events."""
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    events: tuple[bytes, ...] | None = None
-
-    @classmethod
-    def of_json(cls, content: Any, status: int = 200) -> Response:
-        """A JSON answer."""
-        body = json_module.dumps(content, ensure_ascii=False).encode()
-        return cls(status, {"content-type": "application/json"}, body)
-
-    @classmethod
-    def of_events(cls, events: Sequence[Any]) -> Response:
-        """A stream of server-sent events."""
-        headers = {"content-type": "text/event-stream", "cache-control": "no-cache"}
-        return cls(200, headers, b"", tuple(_event_bytes(event) for event in events))
-
-
-def _event_bytes(event: Any) -> bytes:
-    text = event if isinstance(event, str) else json_module.dumps(event, ensure_ascii=False)
-    return b"".join(b"data: " + line + b"\n" for line in text.encode().split(b"\n")) + b"\n"
-
-
-def scripted(reply: Reply, healthy: Response) -> Response:
-    """`healthy` with what `reply` says."""
-    status = reply.status or (200 if reply.is_healthy else healthy.status)
-    if reply.events is not None:
-        response = Response.of_events(reply.events)
-    elif reply.json is not None:
-        response = Response.of_json(reply.json)
-    elif reply.body is not None:
-        raw = reply.body.encode() if isinstance(reply.body, str) else reply.body
-        response = Response(200, {"content-type": "text/html"}, raw)
-    elif reply.is_healthy:
-        response = healthy
-    else:
-        response = Response.of_json({"error": f"scripted status {status}"})
-    events = response.events
-    if events is not None and reply.cut_after_events is not None:
-        events = events[: reply.cut_after_events]
-    return Response(status, {**response.headers, **reply.headers}, response.body, events)
+    @property
+    def stream(self) -> bool:
+        """Whether the body asks for a stream."""
+        body = self.body_json
+        return isinstance(body, dict) and body.get("stream") is True

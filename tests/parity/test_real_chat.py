@@ -16,7 +16,7 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(smollm2):
     with HybridClient(models=smollm2, policy="local-only", dtype="float32") as made:
         yield made

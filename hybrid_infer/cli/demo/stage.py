@@ -89,7 +89,7 @@ def perform(*, quiet: bool) -> tuple[Performance, str]:
         stack.enter_context(changed_environment({**_ENVIRONMENT, "HF_HUB_CACHE": str(hub)}))
         say = stack.enter_context(_status(quiet=quiet))
         say("loading the real all-MiniLM-L6-v2 twice: behind the fake remote, and locally")
-        talk = talk_at_hand(cache, say)
+        talk = talk_at_hand(cache)
         remote = stack.enter_context(_remote(talk))
         embedder, talker = _clients(stack, remote, talk)
         texts = docstring_texts(NUM_TEXTS)

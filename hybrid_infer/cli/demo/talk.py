@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import HybridInferError
 
 if TYPE_CHECKING:
     from hybrid_infer import HybridClient
     from hybrid_infer.testing.answers import ChatAnswer
 
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FOLDER = "SmolLM2-135M-Instruct"
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CONTEXT_LENGTH = 8192
 
@@ -50,49 +49,22 @@ SMOLLM2 = Talk(
 )
 
 
-def talk_at_hand(cache: Path, say: Callable[[str], None]) -> Talk:
+def talk_at_hand(cache: Path) -> Talk:
     """SmolLM2 if ``./scripts/test`` has fetched it, staged in the Hub's cache; else tiny.
 
     Args:
         cache: this library's own cache folder.
-        say: told about the slow first time.
     """
     from hybrid_infer.snapshots.download import stage
 
-    gguf = cache / "test-weights" / GGUF
-    if not gguf.is_file() or importlib.util.find_spec("gguf") is None:
-        return TINY
-    folder = cache / "demo" / "smollm2"
+    folder = cache / "test-weights" / FOLDER
     if not folder.is_dir():
-        say("unpacking SmolLM2-135M for the chat calls, once")
-        try:
-            _unpack(gguf, folder)
-        except Exception as error:  # noqa: BLE001 - the demo must survive weights that do not open
-            say(f"SmolLM2 cannot be unpacked ({type(error).__name__}), so chat is {TINY.label}")
-            return TINY
-    stage(folder, ModelSpec("chat", None, REPO, None))
+        return TINY
+    try:
+        stage(folder, ModelSpec("chat", None, REPO, None))
+    except HybridInferError:  # the demo is about routing, and damaged weights are not its subject
+        return TINY
     return SMOLLM2
-
-
-def _unpack(gguf: Path, folder: Path) -> None:
-    """Write the GGUF file's weights as an ordinary model folder, all of it or nothing."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from hybrid_infer.local.quiet import quiet_loading
-
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    with quiet_loading():
-        AutoTokenizer.from_pretrained(gguf.parent, **where).save_pretrained(draft)
-        AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-            **where,
-        ).save_pretrained(draft)
-    draft.rename(folder)
 
 
 class ClientAnswers:

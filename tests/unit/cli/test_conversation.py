@@ -32,7 +32,7 @@ class ScriptedClient:
     def chat_completion(self, messages, **options):
         self.calls.append(SimpleNamespace(messages=[dict(m) for m in messages], **options))
         answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return nullcontext(self.stream(answer))
 
@@ -74,10 +74,17 @@ def test_turns_are_remembered_and_the_system_message_leads(talk, capsys):
     ]
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(talk):
+def test_ctrl_c_stops_the_answer_and_not_the_program(talk, capsys):
     client = ScriptedClient(["par", KeyboardInterrupt()], ["ok"])
-    talk(client, "long story", KeyboardInterrupt(), "next")
+    talk(client, "long story", "/route", KeyboardInterrupt(), "next")
     assert client.calls[1].messages[1] == {"role": "assistant", "content": "par"}
+    assert "huggingface: served after" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_first_word_forgets_the_question(talk):
+    client = ScriptedClient(KeyboardInterrupt(), ["ok"])
+    talk(client, "first", "second")
+    assert client.calls[1].messages == [{"role": "user", "content": "second"}]
 
 
 def test_an_error_is_shown_and_the_failed_turn_is_forgotten(talk, capsys):
