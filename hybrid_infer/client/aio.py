@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
-from hybrid_infer.client.session import Session, close_started, passthrough_of
+from hybrid_infer.client.session import Session, passthrough_of
 from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
+from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.embeddings import Embeddings
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError
@@ -58,7 +58,6 @@ class AsyncHybridClient:
             policy, profile, models, api_key, base_url, deadline, device, dtype,
             allow_download, strict_auth, cache, on_event, settings,
         ))  # fmt: skip
-        weakref.finalize(self, close_started, self._session)
         self.chat = compat.AsyncChat(self)
         self.embeddings = compat.AsyncEmbeddingsEndpoint(self)
 
@@ -72,8 +71,9 @@ class AsyncHybridClient:
         deadline: float | None = None,
     ) -> Embeddings:
         """`HybridClient.embed`, awaited."""
+        limit = self._session.limit("embeddings", deadline)
         request = self._session.embed_request(texts, model, normalize=normalize, truncate=truncate)
-        return await self._embed(request, route, deadline)
+        return await self._embed(request, route, limit)
 
     @overload
     async def chat_completion(
@@ -143,13 +143,14 @@ class AsyncHybridClient:
         **extra: Any,
     ) -> ChatCompletion | AsyncChatStream:
         """`HybridClient.chat_completion`, awaited; a stream is closed with ``async with``."""
+        limit = self._session.limit("chat", deadline)
         request = self._session.chat_request(
             messages, model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
             top_k=top_k, stop=stop, seed=seed, stream=stream, stream_options=stream_options,
             on_stream_error=on_stream_error,
             passthrough=passthrough_of(tools, tool_choice, response_format, extra),
         )  # fmt: skip
-        return await self._chat(request, route, deadline)
+        return await self._chat(request, route, limit)
 
     async def feature_extraction(
         self, text: Texts, model: str = "default", normalize: bool = True, truncate: bool = True
@@ -195,8 +196,7 @@ class AsyncHybridClient:
 
     async def close(self) -> None:
         """Release connections and local models. Later calls raise `EngineClosedError`."""
-        for backend in self._session.started_backends():
-            await backend.aclose()
+        await self._session.backends.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -212,28 +212,27 @@ class AsyncHybridClient:
     def __repr__(self) -> str:
         return f"AsyncHybridClient({self._session!r})"
 
-    async def _embed(
-        self, request: EmbedRequest, route: str | None, deadline: float | None
-    ) -> Embeddings:
+    async def _embed(self, request: EmbedRequest, route: str | None, limit: Deadline) -> Embeddings:
+        self._session.check_open()
         if not request.texts:
             return results.no_embeddings(self._session, request)
-        return await self._run(request, route, deadline, results.embeddings)
+        return await self._run(request, route, limit, results.embeddings)
 
     async def _chat(
-        self, request: ChatRequest, route: str | None, deadline: float | None
+        self, request: ChatRequest, route: str | None, limit: Deadline
     ) -> ChatCompletion | AsyncChatStream:
         if request.stream:
-            return await self._run(request, route, deadline, results.async_chat_stream)
-        return await self._run(request, route, deadline, results.chat_completion)
+            return await self._run(request, route, limit, results.async_chat_stream)
+        return await self._run(request, route, limit, results.chat_completion)
 
     async def _run(
         self,
         request: Request,
         route: str | None,
-        deadline: float | None,
+        limit: Deadline,
         finish: Callable[[Session, results.Call, Decision], _ResultT],
     ) -> _ResultT:
-        call = self._session.call(request, route, deadline)
+        call = self._session.call(request, route, limit)
         try:
             decision = await drive_async(call.flow, call.dispatch)
         except HybridInferError as error:

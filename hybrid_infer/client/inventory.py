@@ -21,7 +21,7 @@ def pull(
 
     return download(
         session.registry.resolve_named(name),
-        token=session.download_token(),
+        token=session.backends.download_token(),
         progress=progress,
         source=None if source is None else Path(source),
     )
@@ -29,12 +29,14 @@ def pull(
 
 def warm(session: Session, names: str | Iterable[str]) -> None:
     """See `HybridClient.warm`."""
+    session.check_open()
     for spec in _named(session, names):
         session.local.warm(spec)
 
 
 def unload(session: Session, names: str | Iterable[str]) -> None:
     """See `HybridClient.unload`."""
+    session.check_open()
     for spec in _named(session, names):
         session.local.unload(spec)
 

@@ -78,3 +78,20 @@ def checked_dtype(dtype: Any) -> str:
 def as_config_error(error: InvalidRequestError) -> ConfigError:
     """The same message as an error of the constructor."""
     return ConfigError(error.message)
+
+
+def check_types(options: ClientOptions) -> None:
+    """Refuse constructor arguments of the wrong type.
+
+    Raises:
+        ConfigError: one is; the message names it and never shows a key.
+    """
+    for name in ("allow_download", "strict_auth"):
+        if not isinstance(getattr(options, name), bool):
+            raise ConfigError(f"{name} must be True or False, not {getattr(options, name)!r}")
+    if options.on_event is not None and not callable(options.on_event):
+        raise ConfigError("on_event must be callable")
+    if options.api_key is not None and not isinstance(options.api_key, str):
+        raise ConfigError(f"api_key must be a str, not {type(options.api_key).__name__}")
+    if options.settings is not None and not isinstance(options.settings, Settings):
+        raise ConfigError(f"settings must be a Settings, not {type(options.settings).__name__}")

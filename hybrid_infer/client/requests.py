@@ -6,12 +6,22 @@ whichever backend would have served.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybrid_infer.client.texts import checked_text, checked_texts, cut_long_text
+from hybrid_infer.client.checks import (
+    check_bool,
+    check_json,
+    checked_integer,
+    checked_nucleus,
+    checked_number,
+)
+from hybrid_infer.client.texts import (
+    CHARACTERS_PER_TOKEN,
+    checked_text,
+    checked_texts,
+    cut_long_text,
+)
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest
 from hybrid_infer.errors import ContextLengthError, InvalidRequestError
@@ -23,6 +33,13 @@ LEAST_DEFAULT_TOKENS = 16
 _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning"}
 )
+# What asks for nothing beyond the ordinary, so that every target can honour it.
+_NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
+    "tools": ([], ()),
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+}
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
 
@@ -33,8 +50,8 @@ def embed_request(spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any)
         InvalidRequestError: an argument is wrong.
         ContextLengthError: ``truncate=False`` and a text cannot fit.
     """
-    _check_bool(normalize, "normalize")
-    _check_bool(truncate, "truncate")
+    check_bool(normalize, "normalize")
+    check_bool(truncate, "truncate")
     checked = checked_texts(texts)
     if spec.max_seq_length is None:
         return EmbedRequest(spec, checked, normalize, truncate)
@@ -71,7 +88,7 @@ def chat_request(
     Raises:
         InvalidRequestError: an argument is wrong.
     """
-    _check_bool(stream, "stream")
+    check_bool(stream, "stream")
     if on_stream_error not in _STREAM_ERROR_CHOICES:
         raise InvalidRequestError(
             f"on_stream_error must be one of {_STREAM_ERROR_CHOICES}, not {on_stream_error!r}",
@@ -80,24 +97,39 @@ def chat_request(
     defaults = spec.generation
     tokens = _checked_max_tokens(max_tokens, spec)
     checked = _checked_messages(messages, settings.generation.max_messages)
+    _check_prompt_size(spec, checked)
     return ChatRequest(
         spec=spec,
         messages=checked,
         max_tokens=_default_max_tokens(spec, checked) if tokens is None else tokens,
         max_tokens_is_default=tokens is None,
-        temperature=_or(_number(temperature, "temperature", 0.0, 2.0), defaults.temperature),
-        top_p=_or(_nucleus(top_p), defaults.top_p),
-        top_k=_or(_integer(top_k, "top_k", least=1), defaults.top_k),
+        temperature=_or(checked_number(temperature, "temperature", 0.0, 2.0), defaults.temperature),
+        top_p=_or(checked_nucleus(top_p), defaults.top_p),
+        top_k=_or(checked_integer(top_k, "top_k", least=1), defaults.top_k),
         stop=_checked_stop(stop, settings.generation.max_stop_strings),
-        seed=_integer(seed, "seed", least=0, most=2**63 - 1),
+        seed=checked_integer(seed, "seed", least=0, most=2**63 - 1),
         stream=stream,
         include_usage=_include_usage(stream_options, stream=stream),
         passthrough=_checked_passthrough(passthrough or {}),
     )
 
 
+def _check_prompt_size(spec: ModelSpec, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a prompt that no tokenizer could fit, before it is tokenised or sent anywhere."""
+    if spec.context_length is None:
+        return
+    most = spec.context_length * CHARACTERS_PER_TOKEN
+    size = sum(len(str(message.get("content") or "")) for message in messages)
+    if size > most:
+        raise ContextLengthError(
+            f"the messages have {size:,} characters; the {spec.context_length} tokens of "
+            f"{spec.name} hold {most:,} at the very most",
+            argument="messages",
+        )
+
+
 def _checked_max_tokens(value: Any, spec: ModelSpec) -> int | None:
-    tokens = _integer(value, "max_tokens", least=1)
+    tokens = checked_integer(value, "max_tokens", least=1)
     if tokens is not None and spec.context_length is not None and tokens >= spec.context_length:
         raise ContextLengthError(
             f"max_tokens={tokens} leaves no room for a prompt: the window of {spec.name} has "
@@ -109,19 +141,19 @@ def _checked_max_tokens(value: Any, spec: ModelSpec) -> int | None:
 
 def _checked_passthrough(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that are sent on as they are, so they must be JSON."""
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {
+        key: value
+        for key, value in options.items()
+        if value is not None and (key not in _NOTHING_ASKED or value not in _NOTHING_ASKED[key])
+    }
     for key, value in given.items():
-        _check_json(value, key)
+        check_json(value, key)
+    tools = given.get("tools", [])
+    if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
+        raise InvalidRequestError("tools must be a list of mappings", argument="tools")
+    if not isinstance(given.get("response_format", {}), Mapping):
+        raise InvalidRequestError("response_format must be a mapping", argument="response_format")
     return given
-
-
-def _check_json(value: Any, argument: str) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
-        raise InvalidRequestError(
-            f"{argument} holds a value that cannot be sent as JSON", argument=argument
-        ) from None
 
 
 def _default_max_tokens(spec: ModelSpec, messages: Sequence[Mapping[str, Any]]) -> int:
@@ -182,7 +214,7 @@ def _checked_message(message: Any, argument: str) -> Mapping[str, Any]:
         )
     for key in message:
         if key not in ("role", "content"):
-            _check_json(message[key], f"{argument}.{key}")
+            check_json(message[key], f"{argument}.{key}")
     content = message.get("content")
     if content is None and role == "assistant" and message.get("tool_calls"):
         return dict(message)
@@ -200,7 +232,7 @@ def _checked_content(content: Any, argument: str) -> str | tuple[Mapping[str, An
             raise InvalidRequestError(f"{where} must be a mapping with a 'type'", argument=where)
         if part["type"] == "text":
             checked_text(part.get("text"), f"{where}.text")
-        _check_json(part, where)
+        check_json(part, where)
         parts.append(dict(part))
     if not parts:
         raise InvalidRequestError(f"{argument} must not be an empty list", argument=argument)
@@ -238,59 +270,5 @@ def _include_usage(stream_options: Any, *, stream: bool) -> bool:
             "stream_options must be {'include_usage': bool}", argument="stream_options"
         )
     include = stream_options.get("include_usage", False)
-    _check_bool(include, "stream_options.include_usage")
+    check_bool(include, "stream_options.include_usage")
     return bool(include)
-
-
-def _check_bool(value: Any, argument: str) -> None:
-    if not isinstance(value, bool):
-        raise InvalidRequestError(
-            f"{argument} must be True or False, not {value!r}", argument=argument
-        )
-
-
-def _integer(value: Any, argument: str, *, least: int, most: int | None = None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidRequestError(f"{argument} must be an int, not {value!r}", argument=argument)
-    number = int(value)
-    if number < least or (most is not None and number > most):
-        raise InvalidRequestError(
-            f"{argument} must be at least {least}{f' and at most {most}' if most else ''}, "
-            f"not {number}",
-            argument=argument,
-        )
-    return number
-
-
-def _number(value: Any, argument: str, least: float, most: float) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        raise InvalidRequestError(f"{argument} must be a number, not {value!r}", argument=argument)
-    number = float(value)
-    if not math.isfinite(number) or not least <= number <= most:
-        raise InvalidRequestError(
-            f"{argument} must be between {least:g} and {most:g}, not {number:g}", argument=argument
-        )
-    return number
-
-
-def _nucleus(value: Any) -> float | None:
-    number = _number(value, "top_p", 0.0, 1.0)
-    if number == 0.0:
-        raise InvalidRequestError("top_p must be above 0", argument="top_p")
-    return number
-
-
-def checked_deadline(value: Any, argument: str = "deadline") -> float | None:
-    """A call's time limit in seconds, or None.
-
-    Raises:
-        InvalidRequestError: not a positive, finite number.
-    """
-    number = _number(value, argument, 0.0, 7 * 86_400.0)
-    if number == 0.0:
-        raise InvalidRequestError(f"{argument} must be above 0 seconds", argument=argument)
-    return number

@@ -108,14 +108,14 @@ def chat_completion(session: Session, call: Call, decision: Decision) -> ChatCom
 
 def chat_stream(session: Session, call: Call, decision: Decision) -> ChatStream:
     """The result of ``chat_completion(stream=True)``."""
-    return ChatStream(cast("PartStream", decision.result), _finish(session, call, decision))
+    parts = cast("PartStream", decision.result)
+    return ChatStream(parts, _finish(session, call, decision), owner=session)
 
 
 def async_chat_stream(session: Session, call: Call, decision: Decision) -> AsyncChatStream:
     """The result of ``await chat_completion(stream=True)``."""
-    return AsyncChatStream(
-        cast("AsyncPartStream", decision.result), _finish(session, call, decision)
-    )
+    parts = cast("AsyncPartStream", decision.result)
+    return AsyncChatStream(parts, _finish(session, call, decision), owner=session)
 
 
 def _finish(session: Session, call: Call, decision: Decision) -> Route:

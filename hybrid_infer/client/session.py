@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import random
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from hybrid_infer.client import requests, results
+from hybrid_infer.client import checks, requests, results
+from hybrid_infer.client.backends import Backends
 from hybrid_infer.client.drive import Dispatch
 from hybrid_infer.client.options import (
     ClientOptions,
     as_config_error,
+    check_types,
     checked_device,
     checked_dtype,
     checked_policy,
 )
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
+from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec, Task
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
@@ -35,14 +37,12 @@ from hybrid_infer.events import guarded
 from hybrid_infer.routing.flow import Flow, run
 from hybrid_infer.routing.health import Health
 from hybrid_infer.routing.latency import LatencyWindow
-from hybrid_infer.routing.policy import LOCAL, RemoteFact, check_route, make_plan
+from hybrid_infer.routing.policy import RemoteFact, check_route, make_plan
 from hybrid_infer.routing.state import FlowContext
-from hybrid_infer.routing.targets import Backend, Exclusion, ReadinessState, Target
+from hybrid_infer.routing.targets import Exclusion, ReadinessState, Target
 
 if TYPE_CHECKING:
     from hybrid_infer.local.backend import LocalBackend
-    from hybrid_infer.remote.backend import RemoteBackend
-    from hybrid_infer.remote.keys import Secret
 
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
@@ -60,6 +60,7 @@ class Session:
     def __init__(self, options: ClientOptions) -> None:
         from hybrid_infer.registry import load_registry, read_environment, validated_settings
 
+        check_types(options)
         environment = read_environment(os.environ)
         self.registry = load_registry(
             options.models, profile=options.profile, base_url=options.base_url
@@ -87,18 +88,19 @@ class Session:
         self.on_event = guarded(options.on_event)
         self.warned: set[tuple[str, Reason]] = set()
         self._randomness = random.Random()  # noqa: S311 - jitter, not secrets
-        self._lock = Lock()
-        self._is_closed = False
-        self._remotes: dict[str, RemoteBackend] = {}
-        self._local: LocalBackend | None = None
-        self._keys = self._find_keys(options.api_key)
+        self.backends = Backends(
+            self.remotes,
+            options.api_key,
+            settings=self.settings,
+            device=self.device,
+            dtype=self.dtype,
+            allow_download=options.allow_download,
+            on_event=self.on_event,
+        )
+        # Streams hold their session, so that a lost client does not cut an answer off.
+        weakref.finalize(self, self.backends.close)
         self._remote_targets = {spec.name: Target(spec.name, "remote") for spec in self.remotes}
-        if self.policy == "remote-only" and not self.remotes:
-            raise ConfigError(
-                "policy='remote-only' needs a remote; profile 'tiny' has none without base_url="
-            )
-        if self.registry.profile == "tiny":
-            self._announce_tiny()
+        self._check_consistency()
 
     @property
     def remotes(self) -> tuple[RemoteSpec, ...]:
@@ -107,28 +109,19 @@ class Session:
 
     def _checked_deadline(self, deadline: float | None) -> float | None:
         try:
-            return requests.checked_deadline(deadline)
+            return checks.checked_deadline(deadline)
         except InvalidRequestError as error:
             raise as_config_error(error) from None
 
-    def _announce_tiny(self) -> None:
-        from hybrid_infer.snapshots.tiny import warn_once
-
-        warn_once(asked_in_code=self.options.profile is not None)
-
-    def _find_keys(self, api_key: str | None) -> dict[str, Secret | None]:
-        """Each remote's key. An explicit one is the first remote's, and Hugging Face's own."""
-        from hybrid_infer.remote.keys import find_key, is_huggingface_host
-
-        if self.policy == "local-only":
-            return {}
-        return {
-            remote.name: find_key(
-                remote,
-                api_key if index == 0 or is_huggingface_host(remote.base_url) else None,
+    def _check_consistency(self) -> None:
+        if self.policy == "remote-only" and not self.remotes:
+            raise ConfigError(
+                "policy='remote-only' needs a remote; profile 'tiny' has none without base_url="
             )
-            for index, remote in enumerate(self.remotes)
-        }
+        if self.registry.profile == "tiny":
+            from hybrid_infer.snapshots.tiny import warn_once
+
+            warn_once(asked_in_code=self.options.profile is not None)
 
     def embed_request(self, texts: Any, model: Any, **arguments: Any) -> EmbedRequest:
         """Validate an ``embed`` call; see `requests.embed_request`."""
@@ -141,17 +134,15 @@ class Session:
         spec = self.registry.resolve("chat", model)
         return requests.chat_request(spec, messages, self.settings, **arguments)
 
-    def call(self, request: Request, route: Any, deadline: Any) -> results.Call:
+    def call(self, request: Request, route: Any, limit: Deadline) -> results.Call:
         """Plan a validated request.
 
         Raises:
-            HybridInferError: the session is closed, `route` or `deadline` is wrong, or no target
-                may serve the call.
+            HybridInferError: the session is closed, `route` is wrong, or no target may serve the
+                call.
         """
-        if self._is_closed:
-            raise EngineClosedError("the client is closed")
+        self.check_open()
         check_route(route, self.policy, [remote.name for remote in self.remotes])
-        limit = self._deadline(request, deadline)
         may_download = route != "local" and self.policy != "local-only"
         plan = make_plan(
             policy=self.policy,
@@ -174,7 +165,7 @@ class Session:
         )
         flow: Flow = run(plan, context)
         dispatch = Dispatch(
-            backends=self.backend,
+            backends=self.backends.get,
             preload=lambda: self.local.preload(request.spec),
             request=request,
             deadline=limit,
@@ -189,17 +180,19 @@ class Session:
             was_warm=plan.local.state is ReadinessState.WARM,
         )
 
-    def _deadline(self, request: Request, deadline: Any) -> Deadline:
-        seconds = requests.checked_deadline(deadline)
+    def limit(self, task: Task, deadline: Any) -> Deadline:
+        """The clock of a call, started before anything else is done for it.
+
+        Raises:
+            InvalidRequestError: `deadline` is no positive number of seconds.
+        """
+        seconds = checks.checked_deadline(deadline)
         seconds = self.deadline_seconds if seconds is None else seconds
         if seconds is not None:
             return Deadline(seconds, clock=self.clock)
         routing = self.settings.routing
-        patience = (
-            routing.embed_timeout_seconds
-            if isinstance(request, EmbedRequest)
-            else routing.chat_timeout_seconds
-        )
+        is_chat = task == "chat"
+        patience = routing.chat_timeout_seconds if is_chat else routing.embed_timeout_seconds
         return Deadline(patience, renewable=True, clock=self.clock)
 
     def _expected_local_seconds(self, request: Request, deadline: Deadline) -> float:
@@ -226,7 +219,7 @@ class Session:
                 f"{variable} is set, so remote {remote.name!r} is not used; unset it to go online"
             )
             return RemoteFact(target, Exclusion(target, Reason.OFFLINE, variable, offline))
-        if self._keys.get(remote.name) is None:
+        if not self.backends.has_key(remote):
             no_key = AuthenticationError(
                 f"no API key for remote {remote.name!r}: set HF_TOKEN or pass api_key=; "
                 f"get one at {TOKENS_PAGE}"
@@ -236,67 +229,22 @@ class Session:
 
     @property
     def local(self) -> LocalBackend:
-        """The local backend, made on first use."""
-        if self._local is None:
-            from hybrid_infer.local.backend import LocalBackend
+        """The local backend."""
+        return self.backends.local
 
-            with self._lock:
-                if self._local is None:
-                    self._local = LocalBackend(
-                        settings=self.settings,
-                        device=self.device,
-                        dtype=self.dtype,
-                        allow_download=self.options.allow_download,
-                        token=self.download_token,
-                        on_event=self.on_event,
-                    )
-        return self._local
+    def check_open(self) -> None:
+        """Refuse work once the client is closed.
 
-    def download_token(self) -> str | None:
-        """The key to download with: the first one that belongs to Hugging Face."""
-        from hybrid_infer.remote.keys import is_huggingface_host
-
-        for remote in self.remotes:
-            key = self._keys.get(remote.name)
-            if key is not None and is_huggingface_host(remote.base_url):
-                return key.reveal()
-        return None
-
-    def backend(self, name: str) -> Backend:
-        """The backend behind a target's name, made on first use."""
-        if name == LOCAL.name:
-            return self.local
-        backend = self._remotes.get(name)
-        if backend is None:
-            from hybrid_infer.remote.backend import RemoteBackend
-
-            with self._lock:
-                backend = self._remotes.get(name)
-                if backend is None:
-                    spec = next(remote for remote in self.remotes if remote.name == name)
-                    backend = RemoteBackend(spec, key=self._keys.get(name), settings=self.settings)
-                    self._remotes[name] = backend
-        return backend
-
-    def started_backends(self) -> list[Backend]:
-        """The backends to close; marks the session closed."""
-        with self._lock:
-            self._is_closed = True
-            started: list[Backend] = list(self._remotes.values())
-            if self._local is not None:
-                started.append(self._local)
-        return started
+        Raises:
+            EngineClosedError: it is.
+        """
+        if self.backends.is_closed:
+            raise EngineClosedError("the client is closed")
 
     def __repr__(self) -> str:
         names = ", ".join(remote.name for remote in self.remotes) or "none"
         profile = f", profile={self.registry.profile!r}" if self.registry.profile else ""
         return f"policy={self.policy!r}, remotes={names}{profile}"
-
-
-def close_started(session: Session) -> None:
-    """What a client's end does for a caller who forgot `close`; also runs at interpreter exit."""
-    for backend in session.started_backends():
-        backend.close()
 
 
 def passthrough_of(

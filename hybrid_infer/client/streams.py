@@ -127,7 +127,8 @@ class ChatStream:
             text so far.
     """
 
-    def __init__(self, parts: PartStream, route: Route) -> None:
+    def __init__(self, parts: PartStream, route: Route, owner: object = None) -> None:
+        self._owner = owner  # keeps connections and models alive while the stream is
         self._parts = parts
         self._state = _StreamState(parts, route)
 
@@ -171,7 +172,8 @@ class ChatStream:
 class AsyncChatStream:
     """`ChatStream`, awaited: ``async for`` it, or ``async with`` it to stop early."""
 
-    def __init__(self, parts: AsyncPartStream, route: Route) -> None:
+    def __init__(self, parts: AsyncPartStream, route: Route, owner: object = None) -> None:
+        self._owner = owner  # keeps connections and models alive while the stream is
         self._parts = parts
         self._state = _StreamState(parts, route)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
-from hybrid_infer.client.session import Session, close_started, passthrough_of
+from hybrid_infer.client.session import Session, passthrough_of
 from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
+from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.embeddings import Embeddings
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError
@@ -77,7 +77,6 @@ class HybridClient:
             policy, profile, models, api_key, base_url, deadline, device, dtype,
             allow_download, strict_auth, cache, on_event, settings,
         ))  # fmt: skip
-        weakref.finalize(self, close_started, self._session)
         self.chat = compat.Chat(self)
         self.embeddings = compat.EmbeddingsEndpoint(self)
 
@@ -109,8 +108,9 @@ class HybridClient:
             ContextLengthError: ``truncate=False`` and a text is too long.
             HybridInferError: no target could serve the call; see `hybrid_infer.errors`.
         """
+        limit = self._session.limit("embeddings", deadline)
         request = self._session.embed_request(texts, model, normalize=normalize, truncate=truncate)
-        return self._embed(request, route, deadline)
+        return self._embed(request, route, limit)
 
     @overload
     def chat_completion(
@@ -207,13 +207,14 @@ class HybridClient:
             ContextLengthError: prompt and `max_tokens` do not fit the model's window.
             HybridInferError: no target could serve the call; see `hybrid_infer.errors`.
         """
+        limit = self._session.limit("chat", deadline)
         request = self._session.chat_request(
             messages, model, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
             top_k=top_k, stop=stop, seed=seed, stream=stream, stream_options=stream_options,
             on_stream_error=on_stream_error,
             passthrough=passthrough_of(tools, tool_choice, response_format, extra),
         )  # fmt: skip
-        return self._chat(request, route, deadline)
+        return self._chat(request, route, limit)
 
     def feature_extraction(
         self, text: Texts, model: str = "default", normalize: bool = True, truncate: bool = True
@@ -273,8 +274,7 @@ class HybridClient:
 
     def close(self) -> None:
         """Release connections and local models. Later calls raise `EngineClosedError`."""
-        for backend in self._session.started_backends():
-            backend.close()
+        self._session.backends.close()
 
     def __enter__(self) -> Self:
         return self
@@ -290,28 +290,27 @@ class HybridClient:
     def __repr__(self) -> str:
         return f"HybridClient({self._session!r})"
 
-    def _embed(
-        self, request: EmbedRequest, route: str | None, deadline: float | None
-    ) -> Embeddings:
+    def _embed(self, request: EmbedRequest, route: str | None, limit: Deadline) -> Embeddings:
+        self._session.check_open()
         if not request.texts:
             return results.no_embeddings(self._session, request)
-        return self._run(request, route, deadline, results.embeddings)
+        return self._run(request, route, limit, results.embeddings)
 
     def _chat(
-        self, request: ChatRequest, route: str | None, deadline: float | None
+        self, request: ChatRequest, route: str | None, limit: Deadline
     ) -> ChatCompletion | ChatStream:
         if request.stream:
-            return self._run(request, route, deadline, results.chat_stream)
-        return self._run(request, route, deadline, results.chat_completion)
+            return self._run(request, route, limit, results.chat_stream)
+        return self._run(request, route, limit, results.chat_completion)
 
     def _run(
         self,
         request: Request,
         route: str | None,
-        deadline: float | None,
+        limit: Deadline,
         finish: Callable[[Session, results.Call, Decision], _ResultT],
     ) -> _ResultT:
-        call = self._session.call(request, route, deadline)
+        call = self._session.call(request, route, limit)
         try:
             decision = drive(call.flow, call.dispatch)
         except HybridInferError as error:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -190,7 +191,8 @@ class LocalBackend:
 
     def preload(self, spec: ModelSpec) -> None:
         """Start loading `spec` in the background; its failure will show when it is asked for."""
-        self._load(spec)
+        with suppress(HybridInferError):  # a call that the remote may yet serve must go on
+            self._load(spec)
 
     def unload(self, spec: ModelSpec) -> None:
         """Drop `spec` from memory."""

@@ -110,10 +110,10 @@ class ModelPool(Generic[EngineT]):
             return
         self._load_seconds[key] = self._clock() - entry.started_at
         with self._lock:
-            is_wanted = not self._is_closed and self._loads.get(key) is entry
-        if is_wanted:
-            entry.future.set_result(engine)
-            return
+            # Under the lock: whoever closes or unloads finds the engine, or it is not handed out.
+            if not self._is_closed and self._loads.get(key) is entry:
+                entry.future.set_result(engine)
+                return
         engine.close()
         entry.future.set_exception(EngineClosedError("the model was unloaded while it loaded"))
 

@@ -25,9 +25,10 @@ def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], Non
             try:
                 return future.result(timeout=deadline.left())
             except FutureTimeoutError:
-                if future.done() or not deadline.expired():  # progress has moved the deadline on
-                    continue
-                raise too_late(deadline) from None
+                if future.done():  # done in this very moment, or failed with a timeout of its own
+                    return future.result()
+                if deadline.expired():  # else progress has moved the deadline on
+                    raise too_late(deadline) from None
     except BaseException:
         abandon()
         raise

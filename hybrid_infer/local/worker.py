@@ -25,6 +25,10 @@ class Job(Protocol):
         """Deliver an error instead."""
         ...
 
+    def abandon(self) -> None:
+        """Ask a running job to end at its next step."""
+        ...
+
 
 class Worker:
     """Runs jobs one after the other on a daemon thread that starts with the first of them.
@@ -38,6 +42,7 @@ class Worker:
         self._name = name
         self._max_jobs = max_jobs
         self._jobs: deque[Job] = deque()
+        self._running: Job | None = None
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -78,7 +83,7 @@ class Worker:
                     self._wake.wait()
                 if self._is_closed:
                     return
-                job = self._jobs.popleft()
+                job = self._running = self._jobs.popleft()
             try:
                 job.run()
             except BaseException as error:  # the callers of a dying thread must get an answer
@@ -87,6 +92,8 @@ class Worker:
                 job.fail(dead)
                 self._refuse_all(dead)
                 return
+            finally:
+                self._running = None
 
     def _refuse_all(self, error: HybridInferError) -> None:
         with self._wake:
@@ -97,8 +104,13 @@ class Worker:
             job.fail(error)
 
     def close(self) -> None:
-        """Refuse what waits, and let the running job end within a bounded time."""
-        self._refuse_all(EngineClosedError("the local engine was closed"))
+        """Answer everyone at once, and let the running job end at its next step."""
+        closed = EngineClosedError("the local engine was closed")
+        self._refuse_all(closed)
+        running = self._running
+        if running is not None:
+            running.fail(closed)
+            running.abandon()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_SECONDS)

@@ -1,6 +1,7 @@
 """The whole path over real TCP: one call that survives its remote, sync and async alike."""
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
@@ -275,8 +276,34 @@ def test_a_closed_client_says_so(fake):
     client = HybridClient(profile="tiny", base_url=fake.url)
     client.close()
     client.close()
-    with pytest.raises(EngineClosedError):
-        client.embed("a", model="small")
+    for texts in ("a", []):
+        with pytest.raises(EngineClosedError):
+            client.embed(texts, model="small")
+
+
+@pytest.mark.parametrize("route", ["remote", "local"])
+def test_a_stream_outlives_a_client_that_was_lost(fake, route):
+    def ask():
+        client = HybridClient(profile="tiny", base_url=fake.url, dtype="float32")
+        return client.chat_completion(
+            PROMPT, model="small", stream=True, max_tokens=12, temperature=0, route=route
+        )
+
+    stream = ask()
+    first = next(stream)
+    gc.collect()
+    rest = list(stream)
+    assert first.choices[0].delta.role == "assistant"
+    assert rest[-1].choices[0].finish_reason
+
+
+def test_a_lost_client_releases_what_it_held(fake):
+    client = HybridClient(profile="tiny", base_url=fake.url)
+    client.embed("a", model="small", route="local")
+    backends = client._session.backends
+    del client
+    gc.collect()
+    assert backends.is_closed
 
 
 def test_events_tell_the_story(fake):

@@ -25,6 +25,7 @@ from hybrid_infer.local.waiting import too_late
 from hybrid_infer.local.worker import Worker
 
 MAX_JOBS = 1024
+TEXTS_PER_SLICE = 1024
 
 
 class EmbedJob:
@@ -124,7 +125,7 @@ class EmbeddingEngine:
         """
         request = job.request
         with local_errors("embedding"):
-            tokenized = self._tokenizer(request.texts)
+            tokenized = self._tokenize(job)
             if not request.truncate:
                 self._check_lengths(tokenized, request)
             vectors = self._encode(tokenized, job)
@@ -134,12 +135,28 @@ class EmbeddingEngine:
         prompt_tokens = sum(len(ids) for ids in tokenized.ids)
         return EmbedReply(vectors, prompt_tokens, truncations, self.provenance)
 
+    def _tokenize(self, job: EmbedJob) -> TokenizedTexts:
+        """Slice by slice, so that abandoned work ends soon."""
+        ids: list[list[int]] = []
+        truncated: list[bool] = []
+        texts = job.request.texts
+        for start in range(0, len(texts), TEXTS_PER_SLICE):
+            self._check_wanted(job)
+            part = self._tokenizer(texts[start : start + TEXTS_PER_SLICE])
+            ids += part.ids
+            truncated += part.truncated
+        return TokenizedTexts(ids, truncated)
+
+    @staticmethod
+    def _check_wanted(job: EmbedJob) -> None:
+        if job.is_abandoned or job.deadline.expired():
+            raise too_late(job.deadline)
+
     def _encode(self, tokenized: TokenizedTexts, job: EmbedJob) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] | None = None
         lengths = [len(ids) for ids in tokenized.ids]
         for batch in plan_batches(lengths, self._token_budget):
-            if job.is_abandoned or job.deadline.expired():
-                raise too_late(job.deadline)
+            self._check_wanted(job)
             sequences = [tokenized.ids[index] for index in batch]
             rows = self._encoder.encode(sequences, normalize=job.request.normalize)
             if not np.isfinite(rows).all():

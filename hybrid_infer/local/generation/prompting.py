@@ -71,7 +71,7 @@ class Prompter:
 
     def _ids(self, text: str, *, is_plain: bool = False) -> list[int]:
         ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=is_plain
+            text, add_special_tokens=False, split_special_tokens=is_plain, verbose=False
         )["input_ids"]
         return ids
 

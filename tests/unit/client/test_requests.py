@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hybrid_infer.client.requests import chat_request, checked_deadline, embed_request
+from hybrid_infer.client.checks import checked_deadline
+from hybrid_infer.client.requests import chat_request, embed_request
 from hybrid_infer.datatypes.models import GenerationDefaults, ModelSpec
 from hybrid_infer.errors import ContextLengthError, InvalidRequestError
 from hybrid_infer.settings import Settings
@@ -128,6 +129,7 @@ def test_bad_messages(messages, argument):
         ("top_k", -5),
         ("seed", -1),
         ("seed", 2**63),
+        ("temperature", 10**400),
         ("stop", ""),
         ("stop", 5),
         ("stop", ["x"] * 99),
@@ -198,3 +200,24 @@ def test_bad_deadlines(deadline):
     with pytest.raises(InvalidRequestError) as caught:
         checked_deadline(deadline)
     assert caught.value.argument == "deadline"
+
+
+def test_what_asks_for_nothing_is_left_out():
+    nothing = {"tools": [], "n": 1, "response_format": {"type": "text"}, "logprobs": False}
+    assert chat(passthrough=nothing).passthrough == {}
+    assert chat(passthrough={"n": 2}).passthrough == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("tools", "x"), ("tools", ["x"]), ("response_format", 3)]
+)
+def test_known_options_have_their_shapes(option, value):
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(passthrough={option: value})
+    assert caught.value.argument == option
+
+
+def test_a_prompt_that_no_tokenizer_could_fit_is_refused_at_once():
+    with pytest.raises(ContextLengthError, match="5,000,000") as caught:
+        chat("x" * 5_000_000)
+    assert caught.value.argument == "messages"

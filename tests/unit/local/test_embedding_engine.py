@@ -193,6 +193,20 @@ def test_closing_answers_everyone(engine, encoder):
     assert not closer.is_alive()
 
 
+def test_closing_answers_the_running_request_and_ends_within_a_batch(engine, encoder):
+    encoder.gate.clear()
+    running = engine.submit(EmbedRequest(SPEC, ("aaaaaaaa", "bbbbbbbb", "cccccccc")), Deadline(10))
+    assert encoder.entered.wait(10)
+    closer = threading.Thread(target=engine.close)
+    closer.start()
+    with pytest.raises(EngineClosedError):
+        running.future.result(10)
+    encoder.gate.set()
+    closer.join(10)
+    assert not closer.is_alive()
+    assert encoder.computed == ["aaaaaaaa"]
+
+
 def test_a_full_queue_refuses_at_the_door():
     entered, gate = threading.Event(), threading.Event()
 
@@ -203,6 +217,9 @@ def test_a_full_queue_refuses_at_the_door():
 
         def fail(self, error):
             pass
+
+        def abandon(self):
+            gate.set()
 
     worker = Worker("test-worker", max_jobs=2)
     worker.submit(Blocker())
