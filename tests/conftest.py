@@ -2,9 +2,13 @@
 
 import os
 import socket
+import traceback
 from pathlib import Path
 
 import pytest
+
+# Read once, when huggingface_hub is imported: so before anything can import it.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - recognised, never bound
 FOREIGN_VARIABLES = (
@@ -33,7 +37,6 @@ def _own_folders(tmp_path_factory):
         patch.setenv("HF_HUB_CACHE", str(root / "hf" / "hub"))
         patch.setenv("HF_TOKEN_PATH", str(root / "hf" / "token"))
         patch.setenv("HYBRID_INFER_CACHE_DIR", str(root / "cache"))
-        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         patch.setenv("CI", "true")
         yield
 
@@ -44,7 +47,10 @@ def _no_network(monkeypatch):
     attempts = []
 
     def refused(address):
-        attempts.append(address)
+        frames = traceback.extract_stack(limit=40)[:-2]
+        attempts.append(
+            f"{address} from " + " < ".join(f"{f.name}:{f.lineno}" for f in frames[::-1])
+        )
         raise OSError(f"tests may only reach loopback, not {address!r}")
 
     def is_local(address):
