@@ -167,7 +167,7 @@ class AsyncHybridClient:
         return compat.similarities(result.vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
-        """Every alias: name, repo, revision, limits, the remotes that serve it, its local state."""
+        """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""
         return inventory.list_models(self._session)
 
     async def pull(

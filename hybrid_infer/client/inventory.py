@@ -66,6 +66,7 @@ def _row(session: Session, spec: ModelSpec) -> dict[str, Any]:
         "remotes": [r.name for r in session.remotes if r.model_id(spec) is not None],
         "local": str(readiness.state),
         "local_detail": "" if exclusion is None else exclusion.error.message,
+        "local_options": list(session.local.options(spec)),
     }
 
 

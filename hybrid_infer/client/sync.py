@@ -234,7 +234,7 @@ class HybridClient:
         return compat.similarities(self.embed([sentence, *other_sentences], model).vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
-        """Every alias: name, repo, revision, limits, the remotes that serve it, its local state."""
+        """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""
         return inventory.list_models(self._session)
 
     def pull(
