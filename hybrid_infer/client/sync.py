@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
+from hybrid_infer.client.planning import planned
+from hybrid_infer.client.reporting import report_failure
 from hybrid_infer.client.session import Session, passthrough_of
 from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
@@ -270,7 +273,7 @@ class HybridClient:
 
     def reset(self, target: str | None = None) -> None:
         """Open every closed gate, or those of one remote."""
-        self._session.health.reset(target)
+        inventory.reset(self._session, target)
 
     def close(self) -> None:
         """Release connections and local models. Later calls raise `EngineClosedError`."""
@@ -308,12 +311,12 @@ class HybridClient:
         request: Request,
         route: str | None,
         limit: Deadline,
-        finish: Callable[[Session, results.Call, Decision], _ResultT],
+        finish: Callable[[Session, Call, Decision], _ResultT],
     ) -> _ResultT:
-        call = self._session.call(request, route, limit)
+        call = planned(self._session, request, route, limit)
         try:
             decision = drive(call.flow, call.dispatch)
         except HybridInferError as error:
-            results.report_failure(self._session, call, error)
+            report_failure(self._session, call, error)
             raise
         return finish(self._session, call, decision)

@@ -25,8 +25,11 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     RemoteServerError,
 )
+from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.latency import LatencyWindow
+from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import LOCAL, RemoteFact, make_plan
 from hybrid_infer.routing.state import FlowContext, Preload, Try, Wait
 from hybrid_infer.routing.targets import Exclusion, Outcome, Readiness, ReadinessState, Target
@@ -58,7 +61,9 @@ class World:
         self.now = 1000.0
         self.scripts = {name: list(script) for name, script in scripts.items()}
         self.log = []
-        self.health = Health(lambda: self.now)
+        self.health = Health(lambda: self.now, random.Random(7))
+        self.pacing = Pacing({})
+        self.remote_latency = LatencyWindow()
 
     def run(
         self,
@@ -83,6 +88,8 @@ class World:
                 deadline=Deadline(deadline, renewable=renewable, clock=lambda: self.now),
                 settings=settings or RoutingSettings(),
                 health=self.health,
+                pacing=self.pacing,
+                remote_latency=self.remote_latency,
                 clock=lambda: self.now,
                 randomness=random.Random(7),
                 readiness=lambda: local,
@@ -243,8 +250,7 @@ def test_a_gate_is_never_shortened():
         SPEC,
         VERDICTS[RateLimitError].gate,
         seconds=1.0,
-        reason=Reason.RATE_LIMITED,
-        error=RateLimitError("slow"),
+        closure=Closure(Reason.RATE_LIMITED, RateLimitError("slow")),
     )
     gate = world.health.closed(REMOTE, SPEC)
     assert gate.until - world.now > 90
