@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from hybrid_infer.datatypes.deadline import AttemptDeadline, Clock
@@ -27,37 +28,44 @@ def race(step: Race, attempt: Attempt, arm: Arm, clock: Clock) -> Outcome:
         clock: a monotonic clock in seconds.
     """
     started = clock()
-    ended: queue.SimpleQueue[tuple[bool, Outcome]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
     first, second = arm(step.first), arm(step.second)
-
-    def run(tried: Try, deadline: AttemptDeadline, *, is_first: bool) -> None:
-        ended.put((is_first, attempt(tried, deadline)))
-
-    def start(tried: Try, deadline: AttemptDeadline, *, is_first: bool) -> None:
-        threading.Thread(
-            target=run,
-            args=(tried, deadline),
-            kwargs={"is_first": is_first},
-            name="hybrid-infer-race",
-            daemon=True,
-        ).start()
-
+    runners: dict[bool, Future[Outcome]] = {}
     try:
-        start(step.first, first, is_first=True)
+        runners[True] = _start(lambda: attempt(step.first, first), ended)
         try:
-            return ended.get(timeout=step.after_seconds)[1]
+            return ended.get(timeout=step.after_seconds).result()
         except queue.Empty:
-            start(step.second, second, is_first=False)
+            runners[False] = _start(lambda: attempt(step.second, second), ended)
         outcomes: dict[bool, Outcome] = {}
-        while len(outcomes) < 2:  # noqa: PLR2004 - both tries
-            is_first, outcome = ended.get()
-            outcomes[is_first] = outcome
+        while len(outcomes) < len(runners):
+            outcome = ended.get().result()
+            outcomes = {is_first: f.result() for is_first, f in runners.items() if f.done()}
             if outcome.error is None:
                 break
         return _finish(outcomes, clock() - started)
     finally:
         first.cancel()
         second.cancel()
+
+
+def _start(
+    attempt: Callable[[], Outcome], ended: queue.SimpleQueue[Future[Outcome]]
+) -> Future[Outcome]:
+    """Make a try on a thread of its own; its future is put into `ended` when it is over."""
+    future: Future[Outcome] = Future()
+
+    def run() -> None:
+        try:
+            outcome = attempt()
+        except BaseException as error:  # noqa: BLE001 - raised again where the race is waited for
+            future.set_exception(error)
+        else:
+            future.set_result(outcome)
+        ended.put(future)
+
+    threading.Thread(target=run, name="hybrid-infer-race", daemon=True).start()
+    return future
 
 
 async def race_async(step: Race, attempt: AsyncAttempt, clock: Clock) -> Outcome:

@@ -61,9 +61,7 @@ def report_attempts(session: Session, model: str, attempts: tuple[Attempt, ...])
             )
 
 
-def report_fallback(
-    session: Session, call: Call, decision: Decision, from_target: str
-) -> None:
+def report_fallback(session: Session, call: Call, decision: Decision, from_target: str) -> None:
     """Tell the observer and the log that the first choice did not serve."""
     model, to_target = call.request.spec.name, decision.target.name
     logger.info("%s served by %s instead of %s: %s", model, to_target, from_target, decision.reason)

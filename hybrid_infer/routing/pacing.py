@@ -19,6 +19,7 @@ SCARCE_SHARE = 0.25  # of a window: with less than this left, the rest is spread
 SCARCE_REQUESTS = 10  # the same where the window's size is not known
 MAX_WINDOW_SECONDS = 3600.0
 SLOW_START_SECONDS = 6.0  # 1, 2, 4 … 32 requests a second, then freely
+ROUNDING_SECONDS = 1e-6
 LOOK_AGAIN_SECONDS = 0.05  # when every slot is taken; one call's end cannot be foreseen
 
 
@@ -61,7 +62,8 @@ class Pacer:
         interval = self._interval(now)
         if interval > 0.0:
             tolerance = max(0.0, BURST_SECONDS - interval) if self._is_set_pace(interval) else 0.0
-            wait = max(wait, self._next_at - tolerance - now)
+            ahead = self._next_at - tolerance - now
+            wait = max(wait, ahead if ahead > ROUNDING_SECONDS else 0.0)
         return wait
 
     def _is_set_pace(self, interval: float) -> bool:
