@@ -22,7 +22,7 @@ def choose(call: Call) -> tuple[Candidate, float] | None:
     left = context.deadline.left()
     open_candidates = [c for c in call.candidates if not c.exhausted]
     _apply_gates(call, open_candidates, now)
-    local_ready_seconds = _local_ready_seconds(call, open_candidates)
+    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call, open_candidates)
     best: tuple[tuple[float, bool, int], Candidate, float] | None = None
     for order, candidate in enumerate(open_candidates):
         if candidate.target.kind == "local":
@@ -128,10 +128,8 @@ def next_try(call: Call, candidate: Candidate) -> Try:
     context = call.context
     deadline = context.deadline
     limit = deadline.left()
-    others = [c for c in call.candidates if not c.exhausted and c is not candidate]
-    ready_seconds = _local_ready_seconds(call, others)
-    if ready_seconds is not None:
-        reserve = ready_seconds + LOCAL_RESERVE * context.local_seconds
+    if call.local_ready_seconds is not None:
+        reserve = call.local_ready_seconds + LOCAL_RESERVE * context.local_seconds
         limit = max(limit - reserve, limit / 2)
     silence = limit
     if context.has_first_answer_limit:

@@ -158,3 +158,4 @@ class Call:
     candidates: list[Candidate]
     attempts: list[Attempt] = field(default_factory=list)
     preloaded: bool = False
+    local_ready_seconds: float | None = None

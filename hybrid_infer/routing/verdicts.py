@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
@@ -42,7 +42,7 @@ class Retry(Enum):
     POLL = auto()  # again and again until the deadline
 
 
-class Scope(Enum):
+class Scope(StrEnum):
     """What a failure says something about, and what it closes."""
 
     HOST = "host"  # whatever answers, or does not, at this address
