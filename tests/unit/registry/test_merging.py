@@ -96,6 +96,17 @@ def test_a_users_remotes_replace_the_list_and_inherit_by_name():
     assert box.model_id(registry.resolve("chat", "large")) is None
 
 
+def test_a_provider_is_pinned_per_chat_alias():
+    registry = load({"chat": {"small": {"provider": "together"}}})
+    remote = registry.remotes[0]
+    small, default = (registry.resolve("chat", alias) for alias in ("small", "default"))
+    assert remote.model_id(small) == f"{small.repo}:together"
+    assert remote.model_id(default) == default.repo
+    assert (
+        load({"chat": {"small": {"repo": "org/other"}}}).resolve("chat", "small").provider is None
+    )
+
+
 def test_no_remotes_is_a_choice():
     assert load({"remotes": []}).remotes == ()
 
