@@ -1,7 +1,9 @@
 """The whole path in each dialect: one call means the same whatever the remote speaks."""
 
 import asyncio
+import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from hybrid_infer import (
     RemoteServerError,
     StreamInterruptedError,
 )
+from hybrid_infer.registry import load_registry
 from hybrid_infer.testing import FakeRemote, Reply
 
 TEXTS = ["a first text", "and a second one", "", "naïve 東京 $& 🙂"]
@@ -280,3 +283,28 @@ def test_a_stream_that_openai_refuses_falls_back(fake):
     ):
         assert (stream.route.backend, stream.route.reason) == ("local", Reason.MODEL_LOADING)
         assert any(chunk.choices for chunk in stream)
+
+
+def examples(language):
+    text = (Path(__file__).parents[2] / "docs" / "remotes.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("place", range(2))
+def test_the_documented_files_are_valid(tmp_path, place):
+    path = tmp_path / "models.yaml"
+    path.write_text(examples("yaml")[place], encoding="utf-8")
+    registry = load_registry(path, environ={})
+    asked = [remote.model_id(registry.resolve("chat", "small")) for remote in registry.remotes]
+    assert (
+        asked
+        == [
+            [None, None, "microsoft/Phi-3-mini-4k-instruct"],
+            ["microsoft/Phi-3-mini-4k-instruct:together"],
+        ][place]
+    )
+
+
+def test_the_documented_code_runs():
+    (code,) = examples("python")
+    exec(compile(code, "docs/remotes.md", "exec"), {})  # noqa: S102 - our own documentation
