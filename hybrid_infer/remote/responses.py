@@ -214,6 +214,8 @@ def _special(
                 f"{message}; if the model is gated, accept its licence at "
                 f"https://huggingface.co/{asked.repo}"
             )
+        case 429 if "insufficient_quota" in (notice.code, notice.kind):  # OpenAI's 402
+            error = QuotaExceededError(message)
         case 429 if notice.kind.lower() == "overloaded":
             error = OverloadedError(message, retry_after=wait)
         case 503 if _is_loading(notice) or _is_asleep(notice, asked.host):

@@ -8,8 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hybrid_infer.datatypes.models import RemoteSpec
+from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
+from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import (
     ContextLengthError,
     InvalidRequestError,
@@ -18,6 +21,8 @@ from hybrid_infer.errors import (
     RemoteServerError,
 )
 from hybrid_infer.remote.dialects import SPEECHES, unsupported_option
+from hybrid_infer.remote.responses import Asked
+from hybrid_infer.remote.vectors import checked_vectors
 
 VECTORS = np.eye(4, dtype=np.float32)[:3]
 
@@ -254,3 +259,41 @@ def test_tei_s_own_words_for_its_failures(wire, make_server, make_backend, calle
         embed(caller, make_backend, server, wire, "a", dialect="tei")
     assert type(caught.value) is kind
     assert caught.value.status == code
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["index", "embedding", "data", "usage"]), inner)
+    ),
+    max_leaves=12,
+)
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.integers(-1, 3) | JSON_VALUES,
+        "embedding": st.lists(st.floats() | st.integers(), max_size=5) | JSON_VALUES,
+    },
+)
+
+
+@pytest.mark.parametrize("dialect", list(SPEECHES))
+@given(
+    document=JSON_VALUES
+    | st.fixed_dictionaries({"data": st.lists(ENTRIES, max_size=4)})
+    | st.lists(st.lists(st.floats(), max_size=5), max_size=4)
+)
+def test_whatever_json_comes_is_vectors_or_a_typed_error(dialect, document):
+    spec = ModelSpec("embeddings", "small", "org/embed-model", None, dim=4)
+    request = EmbedRequest(spec, ("a", "b", "c"))
+    try:
+        embedded = SPEECHES[dialect].response(request, document)
+    except ValueError:
+        return  # which the backend makes a RemoteProtocolError
+    try:
+        vectors = checked_vectors(embedded.rows, request, 0.02, Asked("host", "org/embed-model"))
+    except RemoteProtocolError:
+        return
+    assert vectors.shape == (3, 4)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)

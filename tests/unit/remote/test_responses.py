@@ -52,6 +52,7 @@ def refused(status: int, document: object = None, **headers: str) -> HybridInfer
         (422, {"detail": [{"msg": "field required", "input": "x"}]}, InvalidRequestError),
         (424, {"error": "backend", "error_type": "Backend"}, RemoteServerError),
         (429, {"error": "Too many requests"}, RateLimitError),
+        (429, {"error": {"message": "x", "code": "insufficient_quota"}}, QuotaExceededError),
         (429, {"error": "Model is overloaded", "error_type": "Overloaded"}, OverloadedError),
         (500, None, RemoteServerError),
         (502, "<html>", RemoteServerError),
