@@ -1,4 +1,4 @@
-"""What a remote says of its own rate limit."""
+"""What a remote says about its rate limit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """One answer's rate-limit headers; None where they say nothing.
+    """A remote's rate limit on requests, as one reply's headers tell it; None where they do not.
 
     Attributes:
-        remaining: requests left in the present window.
-        reset_seconds: time until the window ends.
-        limit: requests of a whole window.
-        window_seconds: length of a whole window.
+        remaining: requests left until the reset.
+        reset_seconds: time until the limit is whole again, from the reply on, 0 to 3600.
+        limit: requests that a whole window allows.
+        window_seconds: length of a window.
     """
 
     remaining: int | None = None
