@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from hybrid_infer.datatypes.limits import RateLimitState
 from hybrid_infer.datatypes.models import RemoteSpec
 from hybrid_infer.events import Observer
 from hybrid_infer.routing.policy import LOCAL
@@ -29,6 +30,7 @@ class Backends:
         dtype: what they are computed in.
         allow_download: whether a call may fetch a missing local copy.
         on_event: told about loads.
+        on_limits: told a remote's name and its rate limit by each of its replies that tells one.
 
     Raises:
         ConfigError: a key may not be sent to its remote.
@@ -44,12 +46,14 @@ class Backends:
         dtype: str,
         allow_download: bool,
         on_event: Observer,
+        on_limits: Callable[[str, RateLimitState], None],
     ) -> None:
         self._specs = {remote.name: remote for remote in remotes}
         self._settings = settings
         self._device, self._dtype = device, dtype
         self._allow_download = allow_download
         self._on_event = on_event
+        self._on_limits = on_limits
         self._lock = Lock()
         self._remotes: dict[str, RemoteBackend] = {}
         self._local: LocalBackend | None = None
@@ -99,7 +103,12 @@ class Backends:
                 backend = self._remotes.get(name)
                 if backend is None:
                     spec, key = self._specs[name], self._keys.get(name)
-                    backend = RemoteBackend(spec, key=key, settings=self._settings)
+                    backend = RemoteBackend(
+                        spec,
+                        key=key,
+                        settings=self._settings,
+                        on_limits=lambda state: self._on_limits(name, state),
+                    )
                     self._remotes[name] = backend
         return backend
 

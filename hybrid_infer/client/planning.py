@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 from hybrid_infer.client.calls import Call, num_units
 from hybrid_infer.client.drive import Dispatch
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
+from hybrid_infer.datatypes.models import RemoteSpec
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.datatypes.route import Reason
-from hybrid_infer.errors import APIConnectionError, AuthenticationError, ModelNotAvailableError
+from hybrid_infer.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    InvalidRequestError,
+    ModelNotAvailableError,
+)
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.policy import Plan, RemoteFact, check_route, make_plan
 from hybrid_infer.routing.state import FlowContext
@@ -34,7 +39,7 @@ def planned(session: Session, request: Request, route: Any, limit: Deadline) -> 
     plan = make_plan(
         policy=session.policy,
         route=route,
-        remotes=[_remote_fact(session, remote, request.spec) for remote in session.remotes],
+        remotes=[_remote_fact(session, remote, request) for remote in session.remotes],
         local=session.local.readiness(request.spec, may_download=may_download),
         unsupported=session.local.unsupported(request),
     )
@@ -96,11 +101,19 @@ def _expected_local_seconds(session: Session, request: Request, deadline: Deadli
     return session.latency.p95(name, default=routing.local_chat_seconds)
 
 
-def _remote_fact(session: Session, remote: RemoteSpec, spec: ModelSpec) -> RemoteFact:
+def _remote_fact(session: Session, remote: RemoteSpec, request: Request) -> RemoteFact:
+    from hybrid_infer.remote.dialects import unsupported_option
     from hybrid_infer.remote.keys import is_huggingface_host
     from hybrid_infer.snapshots.resolve import offline_variable
 
-    target = session.targets[remote.name]
+    target, spec = session.targets[remote.name], request.spec
+    option = unsupported_option(remote, request)
+    if option is not None:
+        refused = InvalidRequestError(
+            f"remote {remote.name!r} ({remote.dialect}) cannot express {option}=False",
+            argument=option,
+        )
+        return RemoteFact(target, Exclusion(target, Reason.UNSUPPORTED, option, refused))
     if remote.model_id(spec) is None:
         error = ModelNotAvailableError(f"remote {remote.name!r} does not serve {spec.name}")
         return RemoteFact(target, Exclusion(target, Reason.MODEL_UNAVAILABLE, spec.name, error))

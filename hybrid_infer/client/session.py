@@ -34,7 +34,7 @@ from hybrid_infer.events import guarded
 from hybrid_infer.routing.budget import HedgeBudget
 from hybrid_infer.routing.health import Health
 from hybrid_infer.routing.latency import LatencyWindow
-from hybrid_infer.routing.pacing import Pacing
+from hybrid_infer.routing.pacing import Pace, Pacing
 from hybrid_infer.routing.targets import Target
 
 if TYPE_CHECKING:
@@ -60,16 +60,10 @@ class Session:
             options.models, profile=options.profile, base_url=options.base_url
         )
         self.policy = checked_policy(options.policy, environment.policy)
-        self.settings = (
-            self.registry.settings
-            if options.settings is None
-            else validated_settings(options.settings)
-        )
-        self.device = checked_device(
-            environment.device
-            if options.device == "auto" and environment.device
-            else options.device
-        )
+        given = options.settings
+        self.settings = self.registry.settings if given is None else validated_settings(given)
+        asked_device = environment.device if options.device == "auto" else None
+        self.device = checked_device(asked_device or options.device)
         self.dtype = checked_dtype(options.dtype)
         self.deadline_seconds = self._checked_deadline(options.deadline)
         if options.cache is not None:
@@ -79,7 +73,9 @@ class Session:
         self.clock = time.monotonic
         self.randomness = random.Random()  # noqa: S311 - jitter, not secrets
         self.health = Health(self.clock, self.randomness)
-        self.pacing = Pacing({})
+        self.pacing = Pacing(
+            {r.name: Pace(r.requests_per_minute, r.max_concurrency) for r in self.remotes}
+        )
         self.latency, self.remote_latency = LatencyWindow(), LatencyWindow()
         self.hedges = HedgeBudget()
         self.on_event = guarded(options.on_event)
@@ -92,6 +88,7 @@ class Session:
             dtype=self.dtype,
             allow_download=options.allow_download,
             on_event=self.on_event,
+            on_limits=lambda name, state: self.pacing.of(name).learn(state, self.clock()),
         )
         # Streams hold their session, so that a lost client does not cut an answer off.
         weakref.finalize(self, self.backends.close)

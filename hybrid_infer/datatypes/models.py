@@ -85,6 +85,8 @@ class RemoteSpec:
         models: aliases (``chat/small``) or repos served here, mapped to the name that this
             remote knows them by; None: every model, under its repository id (and, on the
             router, its provider).
+        requests_per_minute: how fast it may be asked; None: as fast as its own headers allow.
+        max_concurrency: requests of this client in flight there at most; None: no limit.
     """
 
     name: str
@@ -92,6 +94,8 @@ class RemoteSpec:
     base_url: str
     key_env: str | None = None
     models: tuple[tuple[str, str], ...] | None = None
+    requests_per_minute: float | None = None
+    max_concurrency: int | None = None
 
     def model_id(self, spec: ModelSpec) -> str | None:
         """The name under which this remote serves `spec`, or None if it does not."""

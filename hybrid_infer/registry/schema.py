@@ -151,6 +151,8 @@ class RemoteEntry(Section):
     dialect: Dialect = "openai"
     base_url: Annotated[str, AfterValidator(validated_base_url)] = ""
     key_env: Annotated[str, AfterValidator(_variable)] | None = None
+    requests_per_minute: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     models: dict[str, Annotated[str, AfterValidator(_served_name)]] | None = None
 
 

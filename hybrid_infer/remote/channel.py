@@ -56,7 +56,7 @@ class OpenReply:
         try:
             data = next(self._pieces, None)
         except FOREIGN_FAILURES as error:
-            failure = self._channel.failure(error)
+            failure = self._channel.failure(error, self.exchange)
         finally:
             was_closed = self._end()
         if was_closed:
@@ -186,9 +186,10 @@ class Channel:
             raise outcome
         return OpenReply(self, outcome, exchange)
 
-    def failure(self, error: Exception) -> HybridInferError:
+    def failure(self, error: Exception, exchange: Exchange) -> HybridInferError:
         """This library's error for a foreign one; to be raised outside of ``except``."""
-        return self.endpoint.failure(error, is_closed=self._is_closed)
+        had_time = exchange.left() > 0.0
+        return self.endpoint.failure(error, had_time=had_time, is_closed=self._is_closed)
 
     def close(self) -> None:
         """End calls in flight with `EngineClosedError` and refuse new ones."""
@@ -204,7 +205,7 @@ class Channel:
         try:
             return pool.handle_request(self.endpoint.request(posting, exchange))
         except FOREIGN_FAILURES as error:
-            return self.failure(error)
+            return self.failure(error, exchange)
 
     def _open_pools(self) -> _Pools:
         pools = self._pools

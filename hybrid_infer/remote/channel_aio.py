@@ -60,7 +60,7 @@ class AsyncOpenReply:
         try:
             data = await anext(self._pieces, None)
         except FOREIGN_FAILURES as error:
-            failure = self._channel.failure(error)
+            failure = self._channel.failure(error, self.exchange)
         finally:
             self._is_reading = False
         if self._was_closed():
@@ -178,9 +178,10 @@ class AsyncChannel:
             raise outcome
         return AsyncOpenReply(self, outcome, exchange)
 
-    def failure(self, error: Exception) -> HybridInferError:
+    def failure(self, error: Exception, exchange: Exchange) -> HybridInferError:
         """This library's error for a foreign one; to be raised outside of ``except``."""
-        return self.endpoint.failure(error, is_closed=self._is_closed)
+        had_time = exchange.left() > 0.0
+        return self.endpoint.failure(error, had_time=had_time, is_closed=self._is_closed)
 
     async def aclose(self) -> None:
         """End calls in flight with `EngineClosedError` and refuse new ones."""
@@ -207,7 +208,7 @@ class AsyncChannel:
         try:
             return await pool.handle_async_request(self.endpoint.request(posting, exchange))
         except FOREIGN_FAILURES as error:
-            return self.failure(error)
+            return self.failure(error, exchange)
 
     async def _open_pools(self) -> _LoopPools:
         loop = asyncio.get_running_loop()

@@ -100,7 +100,9 @@ class Endpoint:
 
     def exchange(self, deadline: Deadline) -> Exchange:
         """A new exchange with this remote."""
-        return Exchange(deadline, self._connect_seconds)
+        exchange = Exchange(deadline, self._connect_seconds)
+        deadline.on_cancel(exchange.abort)
+        return exchange
 
     def request(self, posting: Posting, exchange: Exchange) -> httpcore2.Request:
         """The request that both wires send."""
@@ -120,17 +122,24 @@ class Endpoint:
             extensions={"timeout": exchange.timeouts()},
         )
 
-    def failure(self, error: Exception, *, is_closed: bool = False) -> HybridInferError:
+    def failure(
+        self, error: Exception, *, had_time: bool = True, is_closed: bool = False
+    ) -> HybridInferError:
         """This library's error for a foreign one, which must not stay reachable from it.
 
         Foreign exceptions hold requests, and requests hold headers and prompts. So the result
         is raised outside of the ``except`` block, which would chain the foreign one to it.
+        A connection that did not come is the host's doing, unless the call itself `had_time`
+        for less.
         """
         if is_closed:
             return EngineClosedError("the client was closed during the call")
+        if isinstance(error, httpcore2.ConnectTimeout) and had_time:
+            return APIConnectionError(
+                f"{self.host}: no connection within {self._connect_seconds:g} s"
+            )
         if isinstance(error, _TIMEOUTS):
-            step = "a connection" if isinstance(error, httpcore2.ConnectTimeout) else "an answer"
-            return APITimeoutError(f"{self.host}: {step} did not come in time")
+            return APITimeoutError(f"{self.host}: an answer did not come in time")
         if isinstance(error, _NOTHING_ANSWERED):
             return APIConnectionError(f"{self.host}: no connection: {redact(str(error), self.key)}")
         return RemoteProtocolError(f"{self.host}: the connection broke before the answer was whole")

@@ -39,6 +39,8 @@ def test_the_defaults_are_valid():
     "value", [math.nan, math.inf, -math.inf, -1, 0.0, True, None, "1", 10**400, []]
 )
 def test_what_no_setting_accepts(group, name, value):
+    if value is True and isinstance(getattr(getattr(Settings(), group), name), bool):
+        return
     with pytest.raises(ConfigError, match=rf"^settings\.{group}\.{name} must be "):
         validated_settings(changed(group, name, value))
 

@@ -98,9 +98,20 @@ def test_a_connection_that_is_never_accepted_ends_at_the_connect_timeout(
         started = time.monotonic()
         error = caller.failure(backend)
         assert time.monotonic() - started < 0.2 + SLACK_SECONDS
-        assert isinstance(error, APITimeoutError)
+        assert type(error) is APIConnectionError
         for filler in fillers:
             filler.close()
+
+
+def test_a_deadline_shorter_than_the_connect_timeout_is_the_calls_own(
+    wire, make_backend, caller, monkeypatch
+):
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait(20) and [])
+    backend = make_backend(f"http://{caller.mode}.short.localhost")
+    error = caller.failure(backend, deadline=wire.deadline(0.1))
+    released.set()
+    assert isinstance(error, APITimeoutError)
 
 
 def test_a_refused_connection(wire, make_backend, caller):
@@ -137,7 +148,7 @@ def test_a_resolver_that_hangs_ends_at_the_connect_timeout(wire, make_backend, c
     elapsed = time.monotonic() - started
     released.set()
     assert elapsed < 0.2 + SLACK_SECONDS
-    assert isinstance(error, APITimeoutError)
+    assert type(error) is APIConnectionError
 
 
 def test_an_endless_error_body_is_left_unread(wire, make_server, make_backend, caller):
