@@ -13,6 +13,7 @@ from hybrid_infer.errors import ConfigError
 
 Policy = Literal["remote-first", "local-first", "remote-only", "local-only"]
 Preload = Literal["on_failure", "at_start", "never"]
+CanaryMode = Literal["elsewhere", "always", "never"]
 
 POLICIES: tuple[Policy, ...] = ("remote-first", "local-first", "remote-only", "local-only")
 
@@ -56,6 +57,10 @@ class RoutingSettings:
         local_embed_seconds: expected local time of an embed call, until measured.
         local_chat_seconds: the same for chat.
         preload: when a cold local copy starts loading in the background.
+        canary: which remotes' embeddings are compared in the background with what the pinned
+            model is known to answer: those ``elsewhere``, that is, not on this machine
+            (default), ``always`` every one, or ``never`` any.
+        canary_seconds: time between two such comparisons of one model at one remote.
     """
 
     embed_timeout_seconds: Seconds = 30.0
@@ -67,6 +72,8 @@ class RoutingSettings:
     local_embed_seconds: Seconds = 1.0
     local_chat_seconds: Seconds = 20.0
     preload: Preload = "on_failure"
+    canary: CanaryMode = "elsewhere"
+    canary_seconds: Seconds = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ def embeddings(session: Session, call: Call, decision: Decision) -> Embeddings:
         seconds = decision.attempts[-1].latency_seconds / num_units(request)
         session.latency.record(request.spec.name, seconds)
     route = _finish(session, call, decision)
+    if decision.target.kind == "remote":
+        session.canary.served(decision.target, request.spec)
     return Embeddings(
         vectors=reply.vectors,
         route=route,
@@ -127,7 +129,8 @@ def _finish(session: Session, call: Call, decision: Decision) -> Route:
         provider=None if is_local else decision.target.name,
         model=provenance.model,
         revision=provenance.revision,
-        verified=provenance.verified,
+        verified=provenance.verified
+        or session.canary.trusts(decision.target.name, call.request.spec),
         reason=decision.reason,
         detail=decision.detail,
         attempts=decision.attempts,

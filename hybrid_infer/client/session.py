@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.client import checks, requests, results
 from hybrid_infer.client.backends import Backends
+from hybrid_infer.client.canary import Canary
 from hybrid_infer.client.drive import Dispatch
 from hybrid_infer.client.options import (
     ClientOptions,
@@ -96,6 +97,14 @@ class Session:
             dtype=self.dtype,
             allow_download=options.allow_download,
             on_event=self.on_event,
+        )
+        self.canary = Canary(
+            self.remotes,
+            self.backends,
+            self.health,
+            self.settings.routing,
+            self.on_event,
+            clock=self.clock,
         )
         # Streams hold their session, so that a lost client does not cut an answer off.
         weakref.finalize(self, self.backends.close)

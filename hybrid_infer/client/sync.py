@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client import compat, inventory, results, verify
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
 from hybrid_infer.client.session import Session, passthrough_of
@@ -19,6 +19,7 @@ from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.embeddings import Embeddings
+from hybrid_infer.datatypes.parity import ParityReport
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.events import Observer
@@ -263,6 +264,18 @@ class HybridClient:
     def unload(self, names: str | Iterable[str]) -> None:
         """Drop loaded local copies from memory."""
         inventory.unload(self._session, names)
+
+    def verify(self, name: str) -> ParityReport:
+        """Compare the copies of a model: each remote with local, or what is here with goldens.
+
+        Args:
+            name: ``embeddings/small``, or a Hub id. Of a chat model only the name that a remote
+                gives it can be compared.
+
+        Raises:
+            UnverifiableError: there are no two sides to compare.
+        """
+        return verify.verify(self._session, name)
 
     def status(self) -> dict[str, Any]:
         """Every target's state: closed gates with reason and seconds left, local copies."""
