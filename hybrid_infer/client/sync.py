@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 import numpy as np
@@ -220,11 +219,7 @@ class HybridClient:
     def feature_extraction(
         self, text: Texts, model: str = "default", normalize: bool = True, truncate: bool = True
     ) -> NDArray[np.float32]:
-        """`embed` in the shape of ``huggingface_hub.InferenceClient``.
-
-        Returns:
-            float32 ``(dim,)`` for one string, ``(n, dim)`` for a sequence.
-        """
+        """`embed` in huggingface_hub's shape: float32 ``(dim,)``, or ``(n, dim)`` for a sequence."""
         vectors = self.embed(text, model, normalize, truncate).vectors
         return compat.one_or_many(text, vectors)
 
@@ -266,11 +261,7 @@ class HybridClient:
         inventory.unload(self._session, names)
 
     def verify(self, name: str) -> ParityReport:
-        """Compare the copies of a model: each remote with local, or what is here with goldens.
-
-        Args:
-            name: ``embeddings/small``, or a Hub id. Of a chat model only the name that a remote
-                gives it can be compared.
+        """Compare each remote's copy of a model with local, or what there is with goldens.
 
         Raises:
             UnverifiableError: there are no two sides to compare.
@@ -292,12 +283,7 @@ class HybridClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
