@@ -57,6 +57,8 @@ class RoutingSettings:
         local_embed_seconds: expected local time of an embed call, until measured.
         local_chat_seconds: the same for chat.
         preload: when a cold local copy starts loading in the background.
+        hedge: whether a small ``embed`` call whose remote is slower than usual is also computed
+            locally, the first answer winning; at most one call in twenty.
         canary: which remotes' embeddings are compared in the background with what the pinned
             model is known to answer: those ``elsewhere``, that is, not on this machine
             (default), ``always`` every one, or ``never`` any.
@@ -72,6 +74,7 @@ class RoutingSettings:
     local_embed_seconds: Seconds = 1.0
     local_chat_seconds: Seconds = 20.0
     preload: Preload = "on_failure"
+    hedge: bool = False
     canary: CanaryMode = "elsewhere"
     canary_seconds: Seconds = 3600.0
 
@@ -160,6 +163,10 @@ def checked_setting(group: str, name: str, value: object) -> Any:
         choices: tuple[str, ...] = get_args(hint)
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
         return value
     kind, bounds = get_args(hint)
     accepted = int if kind is int else (int, float)

@@ -8,6 +8,7 @@ extra); 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -68,3 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
     except HybridInferError as error:
         output.show_error(error, as_json=output.wants_json(words))
         sys.exit(output.exit_code(error))
+    except OSError as error:
+        # Typer handles a reader that left; a full disk behind stdout ends up here. What is still
+        # buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.terminal().print(f"error: {error}", style="bold red")
+        sys.exit(output.EXIT_FAILED)

@@ -221,7 +221,7 @@ def _model(
         "fits": fits,
         "local": "ready" if serves_locally else "no",
         "dtype": dtype,
-        "capabilities": options if spec.task == "chat" else ["normalize", "truncate"],
+        "capabilities": options,
         "detail": detail,
         "remotes": remotes,
         "can_serve": serves_locally or "usable" in remotes.values(),

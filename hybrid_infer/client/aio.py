@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.client import compat, inventory, results, verify
+from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
+from hybrid_infer.client.planning import planned
+from hybrid_infer.client.reporting import report_failure
 from hybrid_infer.client.session import Session, passthrough_of
 from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
@@ -168,7 +171,7 @@ class AsyncHybridClient:
         return compat.similarities(result.vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
-        """Every alias: name, repo, revision, limits, the remotes that serve it, its local state."""
+        """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""
         return inventory.list_models(self._session)
 
     async def pull(
@@ -197,7 +200,7 @@ class AsyncHybridClient:
 
     def reset(self, target: str | None = None) -> None:
         """Open every closed gate, or those of one remote."""
-        self._session.health.reset(target)
+        inventory.reset(self._session, target)
 
     async def close(self) -> None:
         """Release connections and local models. Later calls raise `EngineClosedError`."""
@@ -235,12 +238,12 @@ class AsyncHybridClient:
         request: Request,
         route: str | None,
         limit: Deadline,
-        finish: Callable[[Session, results.Call, Decision], _ResultT],
+        finish: Callable[[Session, Call, Decision], _ResultT],
     ) -> _ResultT:
-        call = self._session.call(request, route, limit)
+        call = planned(self._session, request, route, limit)
         try:
             decision = await drive_async(call.flow, call.dispatch)
         except HybridInferError as error:
-            results.report_failure(self._session, call, error)
+            report_failure(self._session, call, error)
             raise
         return finish(self._session, call, decision)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hybrid_infer.client.streams import primed, primed_async
+from hybrid_infer.client.priming import primed, primed_async
+from hybrid_infer.client.racing import race, race_async
 from hybrid_infer.datatypes.deadline import AttemptDeadline, Deadline
 from hybrid_infer.datatypes.requests import ChatRequest, Request
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.flow import Flow
-from hybrid_infer.routing.state import Decision, Preload, Try, Wait
+from hybrid_infer.routing.state import Decision, Preload, Race, Try, Wait
 from hybrid_infer.routing.targets import Backend, Outcome, Result
 
 Clock = Callable[[], float]
@@ -37,7 +39,7 @@ class Dispatch:
     deadline: Deadline
     clock: Clock = time.monotonic
 
-    def attempt_deadline(self, step: Try) -> AttemptDeadline:
+    def arm(self, step: Try) -> AttemptDeadline:
         """The share of the call's deadline that `step` may use."""
         return self.deadline.attempt(
             limit_seconds=step.limit_seconds, silence_seconds=step.silence_seconds
@@ -49,20 +51,28 @@ def drive(
 ) -> Decision:
     """Run a flow to its end on the calling thread."""
     outcome: Outcome | None = None
-    try:
-        while True:
-            step = flow.send(outcome)
-            outcome = None
-            match step:
-                case Try():
-                    outcome = _attempt(step, dispatch)
-                case Wait(seconds):
-                    sleep(seconds)
-                case Preload():
-                    dispatch.preload()
-    except StopIteration as end:
-        decision: Decision = end.value
-        return decision
+    with contextlib.closing(flow):  # whatever ends this, the flow gives back what it holds
+        try:
+            while True:
+                step = flow.send(outcome)
+                outcome = None
+                match step:
+                    case Try():
+                        outcome = _attempt(step, dispatch, dispatch.arm(step))
+                    case Race():
+                        outcome = race(
+                            step,
+                            lambda tried, deadline: _attempt(tried, dispatch, deadline),
+                            dispatch.arm,
+                            dispatch.clock,
+                        )
+                    case Wait(seconds):
+                        sleep(seconds)
+                    case Preload():
+                        dispatch.preload()
+        except StopIteration as end:
+            decision: Decision = end.value
+            return decision
 
 
 async def drive_async(
@@ -70,25 +80,30 @@ async def drive_async(
 ) -> Decision:
     """Run a flow to its end on the running event loop."""
     outcome: Outcome | None = None
-    try:
-        while True:
-            step = flow.send(outcome)
-            outcome = None
-            match step:
-                case Try():
-                    outcome = await _attempt_async(step, dispatch)
-                case Wait(seconds):
-                    await sleep(seconds)  # type: ignore[misc]  # an awaitable by contract
-                case Preload():
-                    dispatch.preload()
-    except StopIteration as end:
-        decision: Decision = end.value
-        return decision
+    with contextlib.closing(flow):  # whatever ends this, the flow gives back what it holds
+        try:
+            while True:
+                step = flow.send(outcome)
+                outcome = None
+                match step:
+                    case Try():
+                        outcome = await _attempt_async(step, dispatch)
+                    case Race():
+                        outcome = await race_async(
+                            step, lambda tried: _attempt_async(tried, dispatch), dispatch.clock
+                        )
+                    case Wait(seconds):
+                        await sleep(seconds)  # type: ignore[misc]  # an awaitable by contract
+                    case Preload():
+                        dispatch.preload()
+        except StopIteration as end:
+            decision: Decision = end.value
+            return decision
 
 
-def _attempt(step: Try, dispatch: Dispatch) -> Outcome:
+def _attempt(step: Try, dispatch: Dispatch, deadline: AttemptDeadline) -> Outcome:
     backend, request = dispatch.backends(step.target.name), dispatch.request
-    deadline, started = dispatch.attempt_deadline(step), dispatch.clock()
+    started = dispatch.clock()
     result: Result
     try:
         if isinstance(request, ChatRequest) and request.stream:
@@ -103,7 +118,7 @@ def _attempt(step: Try, dispatch: Dispatch) -> Outcome:
 
 async def _attempt_async(step: Try, dispatch: Dispatch) -> Outcome:
     backend, request = dispatch.backends(step.target.name), dispatch.request
-    deadline, started = dispatch.attempt_deadline(step), dispatch.clock()
+    deadline, started = dispatch.arm(step), dispatch.clock()
     result: Result
     try:
         if isinstance(request, ChatRequest) and request.stream:

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.routing.condition import Closure
+from hybrid_infer.routing.health import Key, host_of
+from hybrid_infer.routing.targets import Target
+from hybrid_infer.routing.verdicts import Scope
 
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
@@ -66,28 +70,49 @@ def _row(session: Session, spec: ModelSpec) -> dict[str, Any]:
         "remotes": [r.name for r in session.remotes if r.model_id(spec) is not None],
         "local": str(readiness.state),
         "local_detail": "" if exclusion is None else exclusion.error.message,
+        "local_options": list(session.local.options(spec)),
     }
 
 
 def status(session: Session) -> dict[str, Any]:
     """See `HybridClient.status`."""
-    now = session.clock()
-    closed: dict[str, list[dict[str, Any]]] = {remote.name: [] for remote in session.remotes}
-    for key, gate in session.health.snapshot().items():
-        closed.setdefault(key[0], []).append(
-            {
-                "scope": "/".join(key[1:]) or "account",
-                "reason": str(gate.reason),
-                "opens_in_seconds": gate.until - now,
-                "detail": gate.error.message,
-            }
-        )
+    closures = session.health.snapshot()
     remotes = {
-        name: {"state": "closed" if gates else "open", "gates": gates}
-        for name, gates in closed.items()
+        name: _remote_status(session, target, closures) for name, target in session.targets.items()
     }
     local = {
         spec.name: str(session.local.readiness(spec, may_download=False).state)
         for spec in session.registry.models
     }
     return {"policy": session.policy, "remotes": remotes, "local": local}
+
+
+def _remote_status(
+    session: Session, target: Target, closures: dict[Key, Closure]
+) -> dict[str, Any]:
+    now = session.clock()
+    closed = [
+        {
+            "scope": scope.value,
+            "model": f"{task}/{repo}" if repo else None,
+            "state": closure.state,
+            "reason": str(closure.reason),
+            "opens_in_seconds": closure.until - now,
+            "detail": closure.error.message,
+        }
+        for (scope, name, task, repo), closure in closures.items()
+        if name == (host_of(target) if scope is Scope.HOST else target.name)
+    ]
+    wait = session.pacing.of(target.name).wait_seconds(now)
+    if all(entry["scope"] == Scope.MODEL.value for entry in closed):
+        state = "partly_available" if closed else "available"
+    else:
+        state = "unavailable"
+    return {"state": state, "closed": closed, "paced_seconds": wait}
+
+
+def reset(session: Session, name: str | None) -> None:
+    """See `HybridClient.reset`."""
+    targets = [t for t in session.targets.values() if name in (None, t.name)]
+    session.health.reset(None if name is None else targets)
+    session.pacing.reset(name)

@@ -111,6 +111,7 @@ def chat_request(
         stream=stream,
         include_usage=_include_usage(stream_options, stream=stream),
         passthrough=_checked_passthrough(passthrough or {}),
+        continues=on_stream_error == "continue",
     )
 
 

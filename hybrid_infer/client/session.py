@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from hybrid_infer.client import checks, requests, results
+from hybrid_infer.client import checks, requests
 from hybrid_infer.client.backends import Backends
 from hybrid_infer.client.canary import Canary
-from hybrid_infer.client.drive import Dispatch
 from hybrid_infer.client.options import (
     ClientOptions,
     as_config_error,
@@ -23,29 +23,23 @@ from hybrid_infer.client.options import (
     checked_policy,
 )
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec, Task
-from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
+from hybrid_infer.datatypes.models import RemoteSpec, Task
+from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
-    APIConnectionError,
-    AuthenticationError,
     ConfigError,
     EngineClosedError,
     InvalidRequestError,
-    ModelNotAvailableError,
 )
 from hybrid_infer.events import guarded
-from hybrid_infer.routing.flow import Flow, run
+from hybrid_infer.routing.budget import HedgeBudget
 from hybrid_infer.routing.health import Health
 from hybrid_infer.routing.latency import LatencyWindow
-from hybrid_infer.routing.policy import RemoteFact, check_route, make_plan
-from hybrid_infer.routing.state import FlowContext
-from hybrid_infer.routing.targets import Exclusion, ReadinessState, Target
+from hybrid_infer.routing.pacing import Pacing
+from hybrid_infer.routing.targets import Target
 
 if TYPE_CHECKING:
     from hybrid_infer.local.backend import LocalBackend
-
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
 class Session:
@@ -84,11 +78,13 @@ class Session:
         # The key lives on in the remotes' own wrapped ones, and nowhere else.
         self.options = replace(options, api_key=None)
         self.clock = time.monotonic
-        self.health = Health(self.clock)
-        self.latency = LatencyWindow()
+        self.randomness = random.Random()  # noqa: S311 - jitter, not secrets
+        self.health = Health(self.clock, self.randomness)
+        self.pacing = Pacing({})
+        self.latency, self.remote_latency = LatencyWindow(), LatencyWindow()
+        self.hedges = HedgeBudget()
         self.on_event = guarded(options.on_event)
         self.warned: set[tuple[str, Reason]] = set()
-        self._randomness = random.Random()  # noqa: S311 - jitter, not secrets
         self.backends = Backends(
             self.remotes,
             options.api_key,
@@ -98,17 +94,13 @@ class Session:
             allow_download=options.allow_download,
             on_event=self.on_event,
         )
-        self.canary = Canary(
-            self.remotes,
-            self.backends,
-            self.health,
-            self.settings.routing,
-            self.on_event,
-            clock=self.clock,
-        )
+        self.canary = Canary(self.remotes, self.settings.routing, clock=self.clock)
         # Streams hold their session, so that a lost client does not cut an answer off.
         weakref.finalize(self, self.backends.close)
-        self._remote_targets = {spec.name: Target(spec.name, "remote") for spec in self.remotes}
+        self.targets = {
+            spec.name: Target(spec.name, "remote", urlsplit(spec.base_url).netloc)
+            for spec in self.remotes
+        }
         self._check_consistency()
 
     @property
@@ -143,52 +135,6 @@ class Session:
         spec = self.registry.resolve("chat", model)
         return requests.chat_request(spec, messages, self.settings, **arguments)
 
-    def call(self, request: Request, route: Any, limit: Deadline) -> results.Call:
-        """Plan a validated request.
-
-        Raises:
-            HybridInferError: the session is closed, `route` is wrong, or no target may serve the
-                call.
-        """
-        self.check_open()
-        check_route(route, self.policy, [remote.name for remote in self.remotes])
-        may_download = route != "local" and self.policy != "local-only"
-        plan = make_plan(
-            policy=self.policy,
-            route=route,
-            remotes=[self._remote_fact(remote, request.spec) for remote in self.remotes],
-            local=self.local.readiness(request.spec, may_download=may_download),
-            unsupported=self.local.unsupported(request),
-        )
-        context = FlowContext(
-            spec=request.spec,
-            deadline=limit,
-            settings=self.settings.routing,
-            health=self.health,
-            clock=self.clock,
-            randomness=self._randomness,
-            readiness=lambda: self.local.readiness(request.spec, may_download=may_download),
-            local_seconds=self._expected_local_seconds(request, limit),
-            has_first_answer_limit=isinstance(request, EmbedRequest) or request.stream,
-            strict_auth=self.options.strict_auth,
-        )
-        flow: Flow = run(plan, context)
-        dispatch = Dispatch(
-            backends=self.backends.get,
-            preload=lambda: self.local.preload(request.spec),
-            request=request,
-            deadline=limit,
-            clock=self.clock,
-        )
-        return results.Call(
-            request=request,
-            plan=plan,
-            flow=flow,
-            dispatch=dispatch,
-            started_at=self.clock(),
-            was_warm=plan.local.state is ReadinessState.WARM,
-        )
-
     def limit(self, task: Task, deadline: Any) -> Deadline:
         """The clock of a call, started before anything else is done for it.
 
@@ -203,38 +149,6 @@ class Session:
         is_chat = task == "chat"
         patience = routing.chat_timeout_seconds if is_chat else routing.embed_timeout_seconds
         return Deadline(patience, renewable=True, clock=self.clock)
-
-    def _expected_local_seconds(self, request: Request, deadline: Deadline) -> float:
-        """The warm local copy's time to its first progress, or, under a fixed deadline, its end."""
-        routing = self.settings.routing
-        if isinstance(request, EmbedRequest):
-            unit = self.latency.p95(request.spec.name, default=routing.local_embed_seconds)
-            return unit if deadline.renewable else unit * results.num_units(request)
-        return self.latency.p95(request.spec.name, default=routing.local_chat_seconds)
-
-    def _remote_fact(self, remote: RemoteSpec, spec: ModelSpec) -> RemoteFact:
-        from hybrid_infer.remote.keys import is_huggingface_host
-        from hybrid_infer.snapshots.resolve import offline_variable
-
-        target = self._remote_targets[remote.name]
-        if remote.model_id(spec) is None:
-            error = ModelNotAvailableError(f"remote {remote.name!r} does not serve {spec.name}")
-            return RemoteFact(target, Exclusion(target, Reason.MODEL_UNAVAILABLE, spec.name, error))
-        if not is_huggingface_host(remote.base_url):
-            return RemoteFact(target)
-        variable = offline_variable()
-        if variable is not None:
-            offline = APIConnectionError(
-                f"{variable} is set, so remote {remote.name!r} is not used; unset it to go online"
-            )
-            return RemoteFact(target, Exclusion(target, Reason.OFFLINE, variable, offline))
-        if not self.backends.has_key(remote):
-            no_key = AuthenticationError(
-                f"no API key for remote {remote.name!r}: set HF_TOKEN or pass api_key=; "
-                f"get one at {TOKENS_PAGE}"
-            )
-            return RemoteFact(target, Exclusion(target, Reason.NO_API_KEY, "", no_key))
-        return RemoteFact(target)
 
     @property
     def local(self) -> LocalBackend:

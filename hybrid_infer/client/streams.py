@@ -1,136 +1,113 @@
-"""Streams: priming (a first part decides whether a target is committed to) and the user's objects."""
+"""The user's streams: chunks of one answer, whoever serves it and whoever has to go on with it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self, cast
 
-from hybrid_infer.datatypes.chat import ChatChunk
-from hybrid_infer.datatypes.replies import AsyncPartStream, ChatPart, PartStream, Provenance
+from hybrid_infer.client.drive import drive, drive_async
+from hybrid_infer.datatypes.chat import ChatChunk, ChunkChoice
+from hybrid_infer.datatypes.replies import AsyncPartStream, ChatPart, PartStream
 from hybrid_infer.datatypes.route import Route
-from hybrid_infer.errors import HybridInferError, RemoteProtocolError, StreamInterruptedError
+from hybrid_infer.errors import HybridInferError, StreamInterruptedError
+from hybrid_infer.routing.state import Decision
 
-
-class Primed:
-    """A `PartStream` whose first part has already arrived."""
-
-    def __init__(self, stream: PartStream, first: ChatPart) -> None:
-        self._stream = stream
-        self._first: ChatPart | None = first
-        self.id, self.created = stream.id, stream.created
-
-    @property
-    def provenance(self) -> Provenance:
-        """Who answers; complete once the first part is there."""
-        return self._stream.provenance
-
-    def __iter__(self) -> Iterator[ChatPart]:
-        return self
-
-    def __next__(self) -> ChatPart:
-        first, self._first = self._first, None
-        return next(self._stream) if first is None else first
-
-    def close(self) -> None:
-        """Stop and release the stream."""
-        self._stream.close()
-
-
-class AsyncPrimed:
-    """`Primed`, awaited."""
-
-    def __init__(self, stream: AsyncPartStream, first: ChatPart) -> None:
-        self._stream = stream
-        self._first: ChatPart | None = first
-        self.id, self.created = stream.id, stream.created
-
-    @property
-    def provenance(self) -> Provenance:
-        """Who answers; complete once the first part is there."""
-        return self._stream.provenance
-
-    def __aiter__(self) -> AsyncIterator[ChatPart]:
-        return self
-
-    async def __anext__(self) -> ChatPart:
-        first, self._first = self._first, None
-        return await anext(self._stream) if first is None else first
-
-    async def aclose(self) -> None:
-        """Stop and release the stream."""
-        await self._stream.aclose()
-
-
-def primed(stream: PartStream) -> Primed:
-    """Pull the first part; a failure before it is an ordinary failed attempt."""
-    try:
-        return Primed(stream, next(stream))
-    except StopIteration:
-        stream.close()
-        raise RemoteProtocolError("the stream ended before its first event") from None
-    except BaseException:
-        stream.close()
-        raise
-
-
-async def primed_async(stream: AsyncPartStream) -> AsyncPrimed:
-    """Pull the first part; a failure before it is an ordinary failed attempt."""
-    try:
-        return AsyncPrimed(stream, await anext(stream))
-    except StopAsyncIteration:
-        await stream.aclose()
-        raise RemoteProtocolError("the stream ended before its first event") from None
-    except BaseException:
-        await stream.aclose()
-        raise
+if TYPE_CHECKING:
+    from hybrid_infer.client.calls import Call
+    from hybrid_infer.client.continuing import Continuing
 
 
 class _StreamState:
     """What both kinds of stream keep: the route, the text so far, and how parts become chunks."""
 
-    def __init__(self, parts: Any, route: Route) -> None:
+    def __init__(
+        self, parts: PartStream | AsyncPartStream, route: Route, continuing: Continuing
+    ) -> None:
         self.id: str = parts.id
         self.created: int = parts.created
         self.route = route
+        self._is_closed = False
+        self.has_finished = False
+        self._continuing = continuing
         self._text: list[str] = []
-        self.is_closed = False
+        self._has_role = self._has_tools = False
 
-    def chunk(self, part: ChatPart) -> ChatChunk:
+    def is_closed(self) -> bool:
+        """Whether the caller, or the end, has closed the stream; from any thread."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self._is_closed = True
+
+    def chunk(self, part: ChatPart) -> ChatChunk | None:
+        """What the caller gets of a part; None for a second announcement of who speaks."""
+        if self._has_role and part.choices and all(_only_announces(c) for c in part.choices):
+            return None
         for choice in part.choices:
+            self._has_role |= choice.delta.role is not None
+            self._has_tools |= bool(choice.delta.tool_calls)
             if choice.index == 0 and choice.delta.content:
                 self._text.append(choice.delta.content)
+            self.has_finished |= choice.finish_reason is not None
         return ChatChunk(
             self.id, self.created, self.route.model, part.choices, part.usage, self.route
         )
 
-    def interrupted(self, error: HybridInferError) -> StreamInterruptedError:
-        """The one error of a stream that broke after its first chunk."""
+    def next_call(self, error: HybridInferError) -> Call:
+        """The call that goes on where the stream broke.
+
+        Raises:
+            StreamInterruptedError: nobody can.
+        """
+        call = self._continuing.next_call(error, "".join(self._text), has_tools=self._has_tools)
+        if isinstance(call, str):
+            raise self.interrupted(error, call)
+        return call
+
+    def taken_over(self, call: Call, decision: Decision, error: HybridInferError) -> None:
+        """Somebody else serves the stream from here on."""
+        self.route = self._continuing.route(call, decision, error)
+
+    def interrupted(self, error: HybridInferError, why: str) -> StreamInterruptedError:
+        """The one error of a stream that broke after its first chunk, and was not continued."""
         message = error.message
         if not isinstance(error, StreamInterruptedError):
             message = f"the stream broke after its first chunk: {message}"
         interrupted = StreamInterruptedError(message, partial="".join(self._text))
-        interrupted.attempts = self.route.attempts
+        interrupted.add_note(f"not continued: {why}")
+        interrupted.attempts = self._continuing.attempts
         interrupted.retry_after = error.retry_after
         interrupted.__cause__ = error
         return interrupted
 
 
+def _only_announces(choice: ChunkChoice) -> bool:
+    delta = choice.delta
+    has_news = delta.content or delta.tool_calls or choice.finish_reason
+    return delta.role is not None and not has_news
+
+
 class ChatStream:
     """The chunks of one answer, as they arrive. Iterate it; close it, or use ``with``, to stop early.
+
+    A plain text that breaks off is continued by the local copy of the same model, unless
+    ``on_stream_error="raise"`` was asked for; `route` then changes.
 
     Attributes:
         route: who serves the stream.
 
     Raises:
-        StreamInterruptedError: while iterating, if the answer breaks off; ``partial`` holds the
-            text so far.
+        StreamInterruptedError: while iterating, if the answer breaks off and nobody can go on;
+            ``partial`` holds the text so far.
     """
 
-    def __init__(self, parts: PartStream, route: Route, owner: object = None) -> None:
+    def __init__(
+        self, parts: PartStream, route: Route, continuing: Continuing, owner: object = None
+    ) -> None:
         self._owner = owner  # keeps connections and models alive while the stream is
         self._parts = parts
-        self._state = _StreamState(parts, route)
+        self._state = _StreamState(parts, route, continuing)
 
     @property
     def route(self) -> Route:
@@ -141,20 +118,42 @@ class ChatStream:
         return self
 
     def __next__(self) -> ChatChunk:
-        if self._state.is_closed:
-            raise StopIteration
+        while not self._state.is_closed():
+            try:
+                chunk = self._state.chunk(next(self._parts))
+            except HybridInferError as error:
+                self._go_on(error)
+            except BaseException:
+                self.close()
+                raise
+            else:
+                if chunk is not None:
+                    return chunk
+        raise StopIteration
+
+    def _go_on(self, error: HybridInferError) -> None:
+        """Put another stream in the place of one that broke, or end with an error."""
+        self._parts.close()
+        if self._state.has_finished or self._state.is_closed():
+            self._state.close()
+            return
         try:
-            return self._state.chunk(next(self._parts))
-        except HybridInferError as error:
-            self.close()
-            raise self._state.interrupted(error) from error
+            call = self._state.next_call(error)
+            try:
+                decision = drive(call.flow, call.dispatch)
+            except HybridInferError as failure:
+                raise self._state.interrupted(error, failure.message) from error
         except BaseException:
-            self.close()
+            self._state.close()
             raise
+        self._parts = cast("PartStream", decision.result)
+        self._state.taken_over(call, decision, error)
+        if self._state.is_closed():  # by another thread, in the meantime
+            self._parts.close()
 
     def close(self) -> None:
         """Stop the answer: remotely the connection is closed, locally computing ends within a step."""
-        self._state.is_closed = True
+        self._state.close()
         self._parts.close()
 
     def __enter__(self) -> Self:
@@ -172,10 +171,12 @@ class ChatStream:
 class AsyncChatStream:
     """`ChatStream`, awaited: ``async for`` it, or ``async with`` it to stop early."""
 
-    def __init__(self, parts: AsyncPartStream, route: Route, owner: object = None) -> None:
+    def __init__(
+        self, parts: AsyncPartStream, route: Route, continuing: Continuing, owner: object = None
+    ) -> None:
         self._owner = owner  # keeps connections and models alive while the stream is
         self._parts = parts
-        self._state = _StreamState(parts, route)
+        self._state = _StreamState(parts, route, continuing)
 
     @property
     def route(self) -> Route:
@@ -186,20 +187,42 @@ class AsyncChatStream:
         return self
 
     async def __anext__(self) -> ChatChunk:
-        if self._state.is_closed:
-            raise StopAsyncIteration
+        while not self._state.is_closed():
+            try:
+                chunk = self._state.chunk(await anext(self._parts))
+            except HybridInferError as error:
+                await self._go_on(error)
+            except BaseException:
+                await self.aclose()
+                raise
+            else:
+                if chunk is not None:
+                    return chunk
+        raise StopAsyncIteration
+
+    async def _go_on(self, error: HybridInferError) -> None:
+        """Put another stream in the place of one that broke, or end with an error."""
+        await self._parts.aclose()
+        if self._state.has_finished or self._state.is_closed():
+            self._state.close()
+            return
         try:
-            return self._state.chunk(await anext(self._parts))
-        except HybridInferError as error:
-            await self.aclose()
-            raise self._state.interrupted(error) from error
+            call = self._state.next_call(error)
+            try:
+                decision = await drive_async(call.flow, call.dispatch)
+            except HybridInferError as failure:
+                raise self._state.interrupted(error, failure.message) from error
         except BaseException:
-            await self.aclose()
+            self._state.close()
             raise
+        self._parts = cast("AsyncPartStream", decision.result)
+        self._state.taken_over(call, decision, error)
+        if self._state.is_closed():  # by another task, in the meantime
+            await self._parts.aclose()
 
     async def aclose(self) -> None:
         """Stop the answer: remotely the connection is closed, locally computing ends within a step."""
-        self._state.is_closed = True
+        self._state.close()
         await self._parts.aclose()
 
     async def __aenter__(self) -> Self:

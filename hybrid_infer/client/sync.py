@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.client import compat, inventory, results, verify
+from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
+from hybrid_infer.client.planning import planned
+from hybrid_infer.client.reporting import report_failure
 from hybrid_infer.client.session import Session, passthrough_of
 from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
@@ -230,7 +233,7 @@ class HybridClient:
         return compat.similarities(self.embed([sentence, *other_sentences], model).vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
-        """Every alias: name, repo, revision, limits, the remotes that serve it, its local state."""
+        """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""
         return inventory.list_models(self._session)
 
     def pull(
@@ -261,11 +264,7 @@ class HybridClient:
         inventory.unload(self._session, names)
 
     def verify(self, name: str) -> ParityReport:
-        """Compare each remote's copy of a model with local, or what there is with goldens.
-
-        Raises:
-            UnverifiableError: there are no two sides to compare.
-        """
+        """Compare remotes with local, or with goldens; nothing to compare: `UnverifiableError`."""
         return verify.verify(self._session, name)
 
     def status(self) -> dict[str, Any]:
@@ -274,7 +273,7 @@ class HybridClient:
 
     def reset(self, target: str | None = None) -> None:
         """Open every closed gate, or those of one remote."""
-        self._session.health.reset(target)
+        inventory.reset(self._session, target)
 
     def close(self) -> None:
         """Release connections and local models. Later calls raise `EngineClosedError`."""
@@ -307,12 +306,12 @@ class HybridClient:
         request: Request,
         route: str | None,
         limit: Deadline,
-        finish: Callable[[Session, results.Call, Decision], _ResultT],
+        finish: Callable[[Session, Call, Decision], _ResultT],
     ) -> _ResultT:
-        call = self._session.call(request, route, limit)
+        call = planned(self._session, request, route, limit)
         try:
             decision = drive(call.flow, call.dispatch)
         except HybridInferError as error:
-            results.report_failure(self._session, call, error)
+            report_failure(self._session, call, error)
             raise
         return finish(self._session, call, decision)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.parity import bound_for, compare, failures_of
+from hybrid_infer.client.planning import planned
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.parity import ParityReport, ProbeParity
 from hybrid_infer.datatypes.replies import EmbedReply
@@ -142,7 +143,7 @@ def _ask(session: Session, request: Request, targets: Sequence[str]) -> _Answers
     answers = _Answers()
     for target in targets:
         try:
-            call = session.call(request, target, session.limit(request.spec.task, None))
+            call = planned(session, request, target, session.limit(request.spec.task, None))
         except HybridInferError as error:
             kept_away = answers.left_out if isinstance(error, _NOT_HERE) else answers.failures
             kept_away[target] = error.message

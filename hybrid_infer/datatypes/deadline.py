@@ -50,6 +50,12 @@ class Deadline:
         if self.renewable:
             self._expires_at = max(self._expires_at, self._clock() + self.seconds)
 
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when whatever runs under this deadline is given up.
+
+        Only an attempt can be given up; see `AttemptDeadline.cancel`.
+        """
+
     def at_most(self, seconds: float) -> Deadline:
         """A fixed deadline `seconds` from now that never outlives this one."""
         return Deadline(min(seconds, self.left()), clock=self._clock)
@@ -77,7 +83,7 @@ class AttemptDeadline(Deadline):
         silence_seconds: time between two signs of progress; None: no limit of its own.
     """
 
-    __slots__ = ("_limit_at", "_parent", "_released")
+    __slots__ = ("_callbacks", "_is_cancelled", "_limit_at", "_parent", "_released")
 
     def __init__(
         self, parent: Deadline, limit_seconds: float | None, silence_seconds: float | None
@@ -87,6 +93,8 @@ class AttemptDeadline(Deadline):
         self._parent = parent
         self._limit_at = math.inf if limit_seconds is None else self._clock() + limit_seconds
         self._released = False
+        self._is_cancelled = False
+        self._callbacks: list[Callable[[], object]] = []
 
     @property
     def asked_seconds(self) -> float:
@@ -95,6 +103,8 @@ class AttemptDeadline(Deadline):
 
     def left(self) -> float:
         """Seconds left of the attempt and of the call, whichever is less."""
+        if self._is_cancelled:
+            return 0.0
         if self._released:
             return self._parent.left()
         own = min(self._limit_at, self._expires_at) - self._clock()
@@ -112,3 +122,15 @@ class AttemptDeadline(Deadline):
     def release(self) -> None:
         """Lift the attempt's own limits."""
         self._released = True
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, from any thread, when the attempt is given up."""
+        self._callbacks.append(callback)
+        if self._is_cancelled:
+            callback()
+
+    def cancel(self) -> None:
+        """Give the attempt up: no time is left, and whoever waits is woken. Harmless afterwards."""
+        self._is_cancelled = True
+        for callback in self._callbacks:
+            callback()

@@ -8,6 +8,8 @@ from typing import Literal
 Task = Literal["chat", "embeddings"]
 Dialect = Literal["hf-router", "openai", "tei"]
 
+_EMBEDDINGS_ONLY: tuple[Dialect, ...] = ("tei",)
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
@@ -37,6 +39,8 @@ class ModelSpec:
         revision: the pinned commit, 40 hex digits; None when unpinned (``main`` serves).
         context_length: chat: prompt and answer together, in tokens; None if unknown.
         generation: chat: this model's defaults.
+        provider: chat: which of the providers behind Hugging Face's router is to serve it; None
+            leaves the choice to the router.
         dim: embeddings: length of a vector; None if unknown before the first one.
         max_seq_length: embeddings: tokens per text, special tokens included; None if unknown.
         pooling: embeddings: ``"mean"``, ``"cls"``, …; None if unknown.
@@ -53,6 +57,7 @@ class ModelSpec:
     revision: str | None
     context_length: int | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    provider: str | None = None
     dim: int | None = None
     max_seq_length: int | None = None
     pooling: str | None = None
@@ -78,7 +83,8 @@ class RemoteSpec:
         base_url: scheme, host and optional path, without a trailing slash.
         key_env: environment variable that holds this remote's own API key.
         models: aliases (``chat/small``) or repos served here, mapped to the name that this
-            remote knows them by; None: every model, under its repository id.
+            remote knows them by; None: every model, under its repository id (and, on the
+            router, its provider).
     """
 
     name: str
@@ -89,7 +95,10 @@ class RemoteSpec:
 
     def model_id(self, spec: ModelSpec) -> str | None:
         """The name under which this remote serves `spec`, or None if it does not."""
+        if spec.task == "chat" and self.dialect in _EMBEDDINGS_ONLY:
+            return None
         if self.models is None:
-            return spec.repo
+            pins = spec.provider is not None and self.dialect == "hf-router"
+            return f"{spec.repo}:{spec.provider}" if pins else spec.repo
         served = dict(self.models)
         return served.get(spec.name) or served.get(spec.repo)

@@ -47,6 +47,9 @@ class ChatRequest:
         include_usage: whether a stream ends with a usage chunk.
         passthrough: ``tools``, ``tool_choice``, ``response_format`` and ``**extra``, sent
             to remotes as they are; a backend that does not know one leaves the plan.
+        continues: whether another target may go on with a stream that breaks.
+        answer_so_far: what a broken stream has said already; the answer goes on behind it. Only
+            the local copy can.
     """
 
     spec: ModelSpec
@@ -61,6 +64,8 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     passthrough: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    continues: bool = True
+    answer_so_far: str = field(default="", repr=False)
 
 
 Request: TypeAlias = EmbedRequest | ChatRequest

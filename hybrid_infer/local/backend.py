@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
-from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.models import ModelSpec, Task
 from hybrid_infer.datatypes.replies import AsyncPartStream, PartStream
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     AnyEngine = EmbeddingEngine | ChatEngine
 
-CHAT_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "stream")
+OPTIONS: dict[Task, tuple[str, ...]] = {
+    "chat": ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "stream"),
+    "embeddings": ("normalize", "truncate"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class LocalCapabilities:
         fits: whether it fits the memory; None if that is not known.
         device: where it would be computed; None if it cannot be.
         dtype: in which dtype; None if it cannot be.
-        options: the chat options it honours.
+        options: the options of a call that it honours.
         detail: why it cannot serve, or empty.
     """
 
@@ -236,6 +239,10 @@ class LocalBackend:
                 return "content"
         return None
 
+    def options(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The options of a call that the local copy of `spec` honours."""
+        return OPTIONS[spec.task]
+
     def completed(self, spec: ModelSpec) -> ModelSpec:
         """`spec` with what only its snapshot knows, if there is one."""
         if spec.alias is not None:
@@ -249,7 +256,7 @@ class LocalBackend:
         from hybrid_infer.local.placement import place
 
         facts, error = self._shelf.look(spec)
-        options = CHAT_OPTIONS if spec.task == "chat" else ()
+        options = self.options(spec)
         if facts is None:
             return LocalCapabilities(
                 False, None, None, None, options, error.message if error else ""

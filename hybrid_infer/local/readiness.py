@@ -38,21 +38,22 @@ class Shelf:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._looks: dict[ModelSpec, _Look] = {}
+        self._looks: dict[tuple[str, str, str | None], _Look] = {}
         self._lock = Lock()
 
     def look(self, spec: ModelSpec) -> tuple[SnapshotFacts | None, HybridInferError | None]:
         """The facts of `spec`'s snapshot, or the error that finding it raises."""
         now = self._clock()
-        look = self._looks.get(spec)
+        key = (spec.name, spec.repo, spec.revision)
+        look = self._looks.get(key)
         if look is None or now - look.seen_at > LOOK_AGAIN_SECONDS:
             with self._lock:
-                look = self._looks[spec] = _looked(spec, now)
+                look = self._looks[key] = _looked(spec, now)
         return look.facts, look.error
 
     def forget(self, spec: ModelSpec) -> None:
         """Look again at the next question."""
-        self._looks.pop(spec, None)
+        self._looks.pop((spec.name, spec.repo, spec.revision), None)
 
 
 def _looked(spec: ModelSpec, now: float) -> _Look:

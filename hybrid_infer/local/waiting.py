@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
@@ -18,12 +18,16 @@ def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], Non
     """The future's result, on the calling thread.
 
     Raises:
-        DeadlineExceededError: the deadline ran out first; `abandon` was called.
+        DeadlineExceededError: the deadline ran out first, or the attempt was given up; `abandon`
+            was called.
     """
+    deadline.on_cancel(abandon)
     try:
         while True:
             try:
                 return future.result(timeout=deadline.left())
+            except CancelledError:
+                raise too_late(deadline) from None
             except FutureTimeoutError:
                 if future.done():  # done in this very moment, or failed with a timeout of its own
                     return future.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ def merged_remotes(
     source, bases = packaged, {}
     if user is not None and user.file.remotes is not None:
         source, bases = user, ours
-    names = {spec.name for spec in models}
+    repos = {spec.name: spec.repo for spec in models}
     remotes: list[RemoteSpec] = []
     for index, entry in enumerate(source.file.remotes or []):
         path: Path = ("remotes", index)
@@ -92,7 +92,8 @@ def merged_remotes(
                 (*path, "name"), f"{dotted(path)}.name: two remotes are named '{entry.name}'"
             )
         remotes.append(_remote(entry, bases.get(entry.name, {}), path, source.document))
-        _check_served(entry, names, path, source.document)
+        _check_served(entry, repos, path, source.document)
+        _check_one_model(remotes[-1], repos, path, source.document)
     return tuple(remotes)
 
 
@@ -107,7 +108,9 @@ def _remote(
     return RemoteSpec(**fields, models=None if served is None else tuple(served.items()))
 
 
-def _check_served(entry: RemoteEntry, names: set[str], path: Path, document: Document) -> None:
+def _check_served(
+    entry: RemoteEntry, names: Collection[str], path: Path, document: Document
+) -> None:
     for model in entry.models or {}:
         if model in names:
             continue
@@ -117,6 +120,22 @@ def _check_served(entry: RemoteEntry, names: set[str], path: Path, document: Doc
                 f"{dotted(path)}.models: {shown(model)} is neither an alias with its task, "
                 f"such as chat/small, nor a Hub id{did_you_mean(model, names)}",
             )
+
+
+def _check_one_model(
+    remote: RemoteSpec, repos: Mapping[str, str], path: Path, document: Document
+) -> None:
+    """A server that is told no model answers for any: what is listed must be the one it has."""
+    if remote.dialect != "tei" or remote.models is None:
+        return
+    names = [name for name, _ in remote.models]
+    problem = ""
+    if any(name.startswith("chat/") for name in names):
+        problem = "does not serve chat"
+    elif len({repos.get(name, name) for name in names}) > 1:
+        problem = "serves one model; list only that one"
+    if problem:
+        raise document.error((*path, "models"), f"{dotted(path)}.models: a tei server {problem}")
 
 
 def merged_settings(packaged: Source, user: Source | None) -> Settings:

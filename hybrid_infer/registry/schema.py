@@ -31,6 +31,7 @@ MAX_SHOWN_PROBLEMS = 8
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+_PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SERVED_NAME = re.compile(r"[!-~]{1,200}")
 
 
@@ -78,6 +79,12 @@ def _served_name(name: str) -> str:
     return name
 
 
+def _provider(name: str) -> str:
+    if not _PROVIDER.fullmatch(name):
+        raise ValueError("must be a provider's name, such as together, or a policy such as fastest")
+    return name
+
+
 Tokens = Annotated[int, Field(ge=1, le=16_777_216)]
 Repo = Annotated[str, AfterValidator(_repo)]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -122,6 +129,7 @@ class ChatEntry(ModelEntry):
 
     context_length: Tokens | None = None
     generation: GenerationSection = GenerationSection()
+    provider: Annotated[str, AfterValidator(_provider)] | None = None
 
 
 class EmbeddingsEntry(ModelEntry):

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.limits import RateLimitState
 from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
 from hybrid_infer.datatypes.replies import ChatReply, EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
-from hybrid_infer.errors import HybridInferError, ModelNotAvailableError
+from hybrid_infer.errors import (
+    ContextLengthError,
+    HybridInferError,
+    InvalidRequestError,
+    ModelNotAvailableError,
+)
 from hybrid_infer.remote.batches import Crew, gathered, halves, in_batches
 from hybrid_infer.remote.channel import Channel, OpenReply
 from hybrid_infer.remote.channel_aio import AsyncChannel, AsyncOpenReply
 from hybrid_infer.remote.completions import chat_reply, malformed
-from hybrid_infer.remote.dialects import speech_of
+from hybrid_infer.remote.dialects import SPEECHES, Embedded, unsupported_option
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.keys import Secret
 from hybrid_infer.remote.parts import PartReader
+from hybrid_infer.remote.postings import Posting
+from hybrid_infer.remote.rate_limits import rate_limit_state
 from hybrid_infer.remote.responses import TOO_LARGE, Asked, parsed, refusal
 from hybrid_infer.remote.streams import RemoteAsyncPartStream, RemotePartStream
-from hybrid_infer.remote.vectors import checked_vectors
+from hybrid_infer.remote.vectors import Piece, checked_vectors, joined
 from hybrid_infer.remote.wire import Endpoint, ReplyBody
 from hybrid_infer.settings import Settings
-
-Vectors = NDArray[np.float32]
 
 
 class RemoteBackend:
@@ -37,16 +42,23 @@ class RemoteBackend:
         remote: where it is and which dialect it speaks.
         key: sent as a bearer token; None sends none.
         settings: timeouts, batch sizes, limits.
-
-    Raises:
-        ConfigError: this version does not support the remote's dialect.
+        on_limits: told the remote's rate limit by each reply that tells one, on the thread or
+            loop that reads the reply; it must be quick and must not raise.
     """
 
-    def __init__(self, remote: RemoteSpec, *, key: Secret | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        remote: RemoteSpec,
+        *,
+        key: Secret | None,
+        settings: Settings,
+        on_limits: Callable[[RateLimitState], None] | None = None,
+    ) -> None:
         self.remote = remote
-        self._speech = speech_of(remote)
+        self._speech = SPEECHES[remote.dialect]
         self._key = key
         self._settings = settings
+        self._on_limits = on_limits
         self._endpoint = Endpoint(remote.base_url, key, settings)
         self._channel = Channel(self._endpoint)
         self._async_channel = AsyncChannel(self._endpoint)
@@ -66,9 +78,9 @@ class RemoteBackend:
             return self._embed_reply([_no_vectors(request)], request)
         batches = self._batches(request)
         if len(batches) == 1:
-            return self._embed_reply([self._vectors(batches[0], deadline)], request)
-        crew: Crew[Vectors] = Crew(
-            lambda batch, exchange: self._vectors(batch, deadline, exchange),
+            return self._embed_reply([self._piece(batches[0], deadline)], request)
+        crew: Crew[Piece] = Crew(
+            lambda batch, exchange: self._piece(batch, deadline, exchange),
             lambda: self._endpoint.exchange(deadline),
             batches,
         )
@@ -82,9 +94,9 @@ class RemoteBackend:
             return self._embed_reply([_no_vectors(request)], request)
         batches = self._batches(request)
         if len(batches) == 1:
-            return self._embed_reply([await self._avectors(batches[0], deadline)], request)
+            return self._embed_reply([await self._apiece(batches[0], deadline)], request)
         pieces = await gathered(
-            lambda batch: self._avectors(batch, deadline),
+            lambda batch: self._apiece(batch, deadline),
             batches,
             self._settings.embedding.remote_concurrency,
         )
@@ -123,18 +135,32 @@ class RemoteBackend:
     def _accepted(
         self, request: Request, deadline: Deadline, exchange: Exchange | None = None
     ) -> OpenReply:
-        posting = self._speech.request(request, self._model_id(request.spec))
-        reply = self._channel.open(posting, deadline, exchange)
+        reply = self._channel.open(self._posting(request), deadline, exchange)
+        self._tell_limits(reply.body)
         if _is_success(reply.body):
             return reply
         raise self._refusal(reply.body, reply.read_notice(), request)
 
     async def _aaccepted(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        posting = self._speech.request(request, self._model_id(request.spec))
-        reply = await self._async_channel.open(posting, deadline)
+        reply = await self._async_channel.open(self._posting(request), deadline)
+        self._tell_limits(reply.body)
         if _is_success(reply.body):
             return reply
         raise self._refusal(reply.body, await reply.read_notice(), request)
+
+    def _posting(self, request: Request) -> Posting:
+        option = unsupported_option(self.remote, request)
+        if option is not None:
+            raise InvalidRequestError(
+                f"remote {self.remote.name!r} speaks the dialect {self.remote.dialect}, which "
+                f"cannot express {option}=False",
+                argument=option,
+            )
+        return self._speech.request(request, self._model_id(request.spec))
+
+    def _tell_limits(self, body: ReplyBody) -> None:
+        if self._on_limits is not None and (state := rate_limit_state(body.headers)) is not None:
+            self._on_limits(state)
 
     def _fetched(
         self, request: Request, deadline: Deadline, exchange: Exchange | None = None
@@ -144,41 +170,43 @@ class RemoteBackend:
     async def _afetched(self, request: Request, deadline: Deadline) -> Any:
         return self._document(await (await self._aaccepted(request, deadline)).read(), request)
 
-    def _vectors(
+    def _piece(
         self, batch: EmbedRequest, deadline: Deadline, exchange: Exchange | None = None
-    ) -> Vectors:
+    ) -> Piece:
         try:
-            rows = self._fetched(batch, deadline, exchange)
+            embedded = self._fetched(batch, deadline, exchange)
         except HybridInferError as error:
             if not _is_divisible(batch, error):
                 raise
         else:
-            return self._checked(rows, batch)
-        return np.concatenate([self._vectors(half, deadline, exchange) for half in halves(batch)])
+            return self._checked(embedded, batch)
+        pieces = [self._piece(half, deadline, exchange) for half in halves(batch)]
+        return joined(pieces, self._asked(batch))
 
-    async def _avectors(self, batch: EmbedRequest, deadline: Deadline) -> Vectors:
+    async def _apiece(self, batch: EmbedRequest, deadline: Deadline) -> Piece:
         try:
-            rows = await self._afetched(batch, deadline)
+            embedded = await self._afetched(batch, deadline)
         except HybridInferError as error:
             if not _is_divisible(batch, error):
                 raise
         else:
-            return self._checked(rows, batch)
-        return np.concatenate([await self._avectors(half, deadline) for half in halves(batch)])
+            return self._checked(embedded, batch)
+        pieces = [await self._apiece(half, deadline) for half in halves(batch)]
+        return joined(pieces, self._asked(batch))
 
     def _batches(self, request: EmbedRequest) -> list[EmbedRequest]:
         return in_batches(request, self._settings.embedding.remote_batch_size)
 
-    def _checked(self, rows: Any, batch: EmbedRequest) -> Vectors:
+    def _checked(self, embedded: Embedded, batch: EmbedRequest) -> Piece:
         tolerance = self._settings.embedding.norm_tolerance
-        return checked_vectors(rows, batch, tolerance, self._asked(batch))
+        vectors = checked_vectors(embedded.rows, batch, tolerance, self._asked(batch))
+        return Piece(vectors, embedded.prompt_tokens)
 
-    def _embed_reply(self, pieces: list[Vectors], request: EmbedRequest) -> EmbedReply:
-        if len({piece.shape[1] for piece in pieces}) > 1:
-            raise malformed(self._asked(request), "its answers have vectors of several lengths")
+    def _embed_reply(self, pieces: list[Piece], request: EmbedRequest) -> EmbedReply:
+        piece = joined(pieces, self._asked(request))
         return EmbedReply(
-            vectors=pieces[0] if len(pieces) == 1 else np.concatenate(pieces),
-            prompt_tokens=None,
+            vectors=piece.vectors,
+            prompt_tokens=piece.prompt_tokens,
             truncations=None,
             provenance=Provenance(request.spec.repo, None, verified=False),
         )
@@ -194,10 +222,22 @@ class RemoteBackend:
         is_json, document = parsed(body)
         if not is_json:
             raise malformed(self._asked(request), "the answer is not JSON")
-        return self._speech.response(request, document)
+        problem = ""
+        try:
+            return self._speech.response(request, document)
+        except ValueError as error:
+            problem = str(error)
+        raise malformed(self._asked(request), problem)
 
     def _refusal(self, body: ReplyBody, notice: bytes, request: Request) -> HybridInferError:
-        return refusal(body.status, body.headers, notice, self._asked(request))
+        error = refusal(body.status, body.headers, notice, self._asked(request))
+        if isinstance(error, ContextLengthError) and self._could_not_ask_to_cut(request):
+            error.status = TOO_LARGE  # the remote's limit, not the caller's mistake: others cut
+        return error
+
+    def _could_not_ask_to_cut(self, request: Request) -> bool:
+        is_wanted = isinstance(request, EmbedRequest) and request.truncate
+        return is_wanted and "truncate" in self._speech.embeds_only_by_default
 
     def _asked(self, request: Request) -> Asked:
         return Asked(self._endpoint.host, request.spec.repo, self._key, _texts(request))
@@ -209,8 +249,8 @@ class RemoteBackend:
         return model_id
 
 
-def _no_vectors(request: EmbedRequest) -> Vectors:
-    return np.zeros((0, request.spec.dim or 0), dtype=np.float32)
+def _no_vectors(request: EmbedRequest) -> Piece:
+    return Piece(np.zeros((0, request.spec.dim or 0), dtype=np.float32))
 
 
 def _is_success(body: ReplyBody) -> bool:
@@ -218,7 +258,8 @@ def _is_success(body: ReplyBody) -> bool:
 
 
 def _is_divisible(batch: EmbedRequest, error: HybridInferError) -> bool:
-    return error.status == TOO_LARGE and len(batch.texts) > 1
+    is_about_size = error.status == TOO_LARGE and not isinstance(error, InvalidRequestError)
+    return is_about_size and len(batch.texts) > 1
 
 
 def _texts(request: Request) -> tuple[str, ...]:

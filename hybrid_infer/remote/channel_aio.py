@@ -15,6 +15,7 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.errors import EngineClosedError, HybridInferError, RemoteProtocolError
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.network_aio import AsyncBoundedNetwork
+from hybrid_infer.remote.postings import Posting
 from hybrid_infer.remote.wire import (
     FOREIGN_FAILURES,
     IDLE_SECONDS,
@@ -22,7 +23,6 @@ from hybrid_infer.remote.wire import (
     MAX_IDLE_CONNECTIONS,
     NOTICE_SECONDS,
     Endpoint,
-    Posting,
     ReplyBody,
 )
 

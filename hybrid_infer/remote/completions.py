@@ -30,14 +30,13 @@ def malformed(asked: Asked, what: str) -> RemoteProtocolError:
 
 
 def provenance_of(document: Mapping[str, Any], spec: ModelSpec, model_id: str) -> Provenance:
-    """Who answered: verified if the reply names the model, apart from a ``:provider`` suffix."""
+    """Who answered: verified if the reply names the model, with or without ``:provider``."""
     named = document.get("model")
-    is_named = isinstance(named, str) and _bare(named) in (_bare(spec.repo), _bare(model_id))
+    is_named = isinstance(named, str) and (
+        named.casefold() == model_id.casefold()
+        or named.partition(":")[0].casefold() == spec.repo.casefold()
+    )
     return Provenance(model=spec.repo, revision=None, verified=is_named)
-
-
-def _bare(name: str) -> str:
-    return name.partition(":")[0].casefold()
 
 
 def identity_of(document: Mapping[str, Any]) -> tuple[str, int]:

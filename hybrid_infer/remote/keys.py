@@ -86,6 +86,8 @@ def find_key(remote: RemoteSpec, explicit: str | None) -> Secret | None:
     Looked for in this order: `explicit`, the remote's own ``key_env``, then the ambient ones:
     ``HF_TOKEN``, ``HUGGING_FACE_HUB_TOKEN``, the saved login, ``HUGGINGFACE_API_KEY``,
     ``HUGGINGFACEHUB_API_TOKEN``. Ambient keys go to Hugging Face's hosts and to loopback only.
+    On a host that is not Hugging Face's, ``key_env`` comes before `explicit`, which may well be a
+    Hugging Face token.
     White space around a key is dropped; an empty one counts as none.
 
     Args:
@@ -114,10 +116,11 @@ def _candidates(remote: RemoteSpec, explicit: str | None) -> Iterator[tuple[str,
     """Where a key may be, and what is there, each looked at only when its turn comes."""
     if explicit is not None and not isinstance(explicit, str):
         raise ConfigError(f"api_key must be text, not {type(explicit).__name__}")
-    yield "api_key", explicit
-    if remote.key_env:
-        yield remote.key_env, os.environ.get(remote.key_env)
-    if not (is_huggingface_host(remote.base_url) or is_loopback(remote.base_url)):
+    is_at_home = is_huggingface_host(remote.base_url)
+    own = [(remote.key_env, os.environ.get(remote.key_env))] if remote.key_env else []
+    given = ("api_key", explicit)
+    yield from (given, *own) if is_at_home else (*own, given)
+    if not (is_at_home or is_loopback(remote.base_url)):
         return
     for variable in _VARIABLES_BEFORE_LOGIN:
         yield variable, os.environ.get(variable)

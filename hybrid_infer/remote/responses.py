@@ -22,11 +22,13 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     RemoteServerError,
 )
+from hybrid_infer.remote.header_values import Headers
 from hybrid_infer.remote.keys import MASK, Secret, redact
-from hybrid_infer.remote.waits import Headers, wait_seconds
+from hybrid_infer.remote.waits import wait_seconds
 
 MAX_NOTICE_CHARS = 300
 TOO_LARGE = 413
+BAD_INPUT = 422
 
 _SHORTEST_ECHO = 12  # shorter texts are ordinary words, which an error message may use
 _LONGEST_ECHO = 40
@@ -40,6 +42,11 @@ _BATCH_TOO_LARGE = re.compile(
     r"batch size .{0,40}> ?maximum|maximum .{0,40}batch size", re.IGNORECASE
 )
 _MODEL_NOT_SUPPORTED = re.compile(r"not supported by (?:any )?provider", re.IGNORECASE)
+_LOADING = re.compile(
+    r"\bloading\b|scaled to (?:zero|0)\b|scaling (?:up|from)|initiali[sz]ing|warming up",
+    re.IGNORECASE,
+)
+_DEDICATED_HOSTS = ".endpoints.huggingface.cloud"
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 _STATUS_KEYS = ("http_status_code", "status_code", "status", "code")
 _STATUS_OF_TYPE = {"validation": 422, "tokenizer": 422, "overloaded": 429, "backend": 424}
@@ -192,6 +199,9 @@ def _special(
             error = RemoteServerError(message, status=TOO_LARGE)
         case 400 | 413 | 422 if notice.is_about_context:
             error = ContextLengthError(message)
+        case 413 if notice.kind.lower() == "validation":
+            error = InvalidRequestError(message)
+            error.status = BAD_INPUT  # as newer TEI answers; 413 means a body that may be split
         case 400 | 422 if notice.is_about_model:
             error = ModelNotAvailableError(message)
         case 401:
@@ -204,9 +214,11 @@ def _special(
                 f"{message}; if the model is gated, accept its licence at "
                 f"https://huggingface.co/{asked.repo}"
             )
+        case 429 if "insufficient_quota" in (notice.code, notice.kind):  # OpenAI's 402
+            error = QuotaExceededError(message)
         case 429 if notice.kind.lower() == "overloaded":
             error = OverloadedError(message, retry_after=wait)
-        case 503 if _is_loading(notice):
+        case 503 if _is_loading(notice) or _is_asleep(notice, asked.host):
             error = ModelLoadingError(message, retry_after=wait)
     return error
 
@@ -214,7 +226,18 @@ def _special(
 def _is_loading(notice: Notice) -> bool:
     document = notice.document
     estimates = isinstance(document, Mapping) and "estimated_time" in document
-    return estimates or "loading" in notice.message.lower()
+    return estimates or _LOADING.search(notice.message) is not None
+
+
+def _is_asleep(notice: Notice, host: str) -> bool:
+    """Whether a dedicated endpoint is scaled to zero.
+
+    Its proxy answers 503, without a word of its own, until a replica is ready:
+    https://huggingface.co/docs/inference-endpoints/guides/autoscaling. A replica that is there
+    and unwell says ``Unhealthy``.
+    """
+    hostname = host.partition(":")[0].lower()
+    return hostname.endswith(_DEDICATED_HOSTS) and notice.kind.lower() != "unhealthy"
 
 
 def _message(status: int | None, notice: Notice, asked: Asked) -> str:

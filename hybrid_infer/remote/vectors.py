@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +13,51 @@ from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.remote.completions import malformed
 from hybrid_infer.remote.responses import Asked
 
+Vectors: TypeAlias = NDArray[np.float32]
+
 _NUMBER_KINDS = "iuf"
 _FLAT, _ROWS = 1, 2
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The checked answer to one batch.
+
+    Attributes:
+        vectors: float32, shape ``(n, dim)``, C-contiguous.
+        prompt_tokens: what the remote counted, if it did.
+    """
+
+    vectors: Vectors
+    prompt_tokens: int | None = None
+
+
+def joined(pieces: Sequence[Piece], asked: Asked) -> Piece:
+    """One piece of many, in their order.
+
+    Raises:
+        RemoteProtocolError: their vectors differ in length.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    if len({piece.vectors.shape[1] for piece in pieces}) > 1:
+        raise malformed(asked, "its answers have vectors of several lengths")
+    counts = [piece.prompt_tokens for piece in pieces]
+    known = [count for count in counts if count is not None]
+    return Piece(
+        np.concatenate([piece.vectors for piece in pieces]),
+        sum(known) if len(known) == len(counts) else None,
+    )
+
+
 def checked_vectors(
     rows: Any, request: EmbedRequest, norm_tolerance: float, asked: Asked
-) -> NDArray[np.float32]:
+) -> Vectors:
     """The vectors of one reply.
 
     Args:
-        rows: parsed JSON: one list of numbers per text, or, for a single text, one list.
+        rows: a list with one list or array of numbers per text, or, for a single text, one list
+            of numbers.
         request: what was asked, with the texts of this reply only.
         norm_tolerance: how far a norm may be from 1 where normalised vectors were asked for.
         asked: for messages.
@@ -58,7 +94,7 @@ def _as_array(rows: Any, asked: Asked) -> NDArray[Any]:
 
 def _of_valid_norm(
     wide: NDArray[Any], request: EmbedRequest, norm_tolerance: float, asked: Asked
-) -> NDArray[np.float32]:
+) -> Vectors:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         vectors = np.ascontiguousarray(wide, dtype=np.float32)
         squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)

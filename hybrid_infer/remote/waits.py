@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-MAX_WAIT_SECONDS = 3600.0
-
-_NUMBER = re.compile(r"[0-9]{1,64}(\.[0-9]{1,64})?")
-_RATE_LIMIT_ITEM = re.compile(r"(?:^|;)\s*([rt])\s*=\s*([0-9]{1,64})\s*(?=;|$)")
-_RESET_HEADERS = ("x-ratelimit-reset", "x-ratelimit-reset-requests", "ratelimit-reset")
-_REMAINING_HEADERS = ("x-ratelimit-remaining", "ratelimit-remaining")
-_EPOCH_FROM = 1_000_000_000  # a reset larger than this is a date in seconds since 1970
-
-Headers = list[tuple[bytes, bytes]]
+from hybrid_infer.remote.header_values import (
+    MAX_WAIT_SECONDS,
+    Fields,
+    Headers,
+    clamped,
+    date,
+    decoded_fields,
+    number,
+    served_at,
+)
+from hybrid_infer.remote.rate_limits import families_in, items_in
 
 
 def wait_seconds(headers: Headers, document: Any = None) -> float | None:
     """The wait that a reply names, in seconds from now.
 
     Understands ``Retry-After`` (seconds, or a date measured against the reply's own ``Date``),
-    ``RateLimit: "api";r=0;t=55`` (only when nothing remains), ``X-RateLimit-Reset`` (seconds
-    or a date in seconds since 1970, unless requests remain) and the body's ``estimated_time``.
+    ``RateLimit: "api";r=0;t=55`` (only when nothing remains), ``X-RateLimit-Reset`` in its
+    variants (unless its ``-Remaining`` says that something is left) and the body's
+    ``estimated_time``.
 
     Args:
         headers: the reply's header fields, doubles included.
@@ -34,60 +33,39 @@ def wait_seconds(headers: Headers, document: Any = None) -> float | None:
     Returns:
         The longest of the valid ones, between 0 and 3600; None if there is none.
     """
-    fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
-    served_at = _served_at(fields)
-    waits: list[float | None] = [_estimated_time(document)]
-    is_spent = not any(
-        (_number(value) or 0) > 0 for name, value in fields if name in _REMAINING_HEADERS
-    )
-    for name, value in fields:
-        if name == "retry-after":
-            waits.extend(_retry_after(value, served_at))
-        elif name == "ratelimit":
-            waits.append(_rate_limit(value))
-        elif name in _RESET_HEADERS and is_spent:
-            waits.append(_reset(value, served_at))
-    named = [wait for wait in waits if wait is not None]
-    return max(named) if named else None
-
-
-def clamped(seconds: float) -> float | None:
-    """`seconds` within 0 and 3600; None if it is no number."""
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_WAIT_SECONDS)
-
-
-def _served_at(fields: list[tuple[str, str]]) -> datetime:
-    """The reply's own clock, so that a skewed local one does not matter."""
-    for name, value in fields:
-        if name == "date" and (date := _date(value)) is not None:
-            return date
-    return datetime.now(UTC)
-
-
-def _retry_after(value: str, served_at: datetime) -> list[float | None]:
-    date = _date(value)
-    if date is not None:
-        return [clamped((date - served_at).total_seconds())]
-    # A proxy may have joined two fields into one.
-    return [_number(part) for part in value.split(",")]
-
-
-def _rate_limit(value: str) -> float | None:
-    """The reset of the policy that is used up, of those that one field may list."""
-    waits = []
-    for policy in value.split(","):
-        items = dict(_RATE_LIMIT_ITEM.findall(policy))
-        if "r" in items and int(items["r"]) == 0 and "t" in items:
-            waits.append(min(float(items["t"]), MAX_WAIT_SECONDS))
+    fields = decoded_fields(headers)
+    waits = [*_retry_after(fields), *_rate_limits(fields)]
+    estimated = _estimated_time(document)
+    if estimated is not None:
+        waits.append(estimated)
     return max(waits, default=None)
 
 
-def _reset(value: str, served_at: datetime) -> float | None:
-    text = value.strip()
-    if _NUMBER.fullmatch(text) is None:
-        return None
-    seconds = float(text)
-    return clamped(seconds - served_at.timestamp() if seconds > _EPOCH_FROM else seconds)
+def _retry_after(fields: Fields) -> Iterator[float]:
+    for name, value in fields:
+        if name != "retry-after":
+            continue
+        until = date(value)
+        waits = (
+            # A proxy may have joined two fields into one.
+            [number(part) for part in value.split(",")]
+            if until is None
+            else [clamped((until - served_at(fields)).total_seconds())]
+        )
+        yield from (wait for wait in waits if wait is not None)
+
+
+def _rate_limits(fields: Fields) -> Iterator[float]:
+    """The resets of what is used up."""
+    for name, value in fields:
+        if name != "ratelimit":
+            continue
+        for item in items_in(value):
+            if item.parameters.get("r") == 0 and "t" in item.parameters:
+                yield min(float(item.parameters["t"]), MAX_WAIT_SECONDS)
+    for family in families_in(fields).values():
+        if family.may_be_spent:
+            yield from family.resets
 
 
 def _estimated_time(document: Any) -> float | None:
@@ -99,16 +77,3 @@ def _estimated_time(document: Any) -> float | None:
     except OverflowError:
         return MAX_WAIT_SECONDS if value > 0 else None
     return clamped(seconds) if seconds >= 0 else None
-
-
-def _number(text: str) -> float | None:
-    text = text.strip()
-    return min(float(text), MAX_WAIT_SECONDS) if _NUMBER.fullmatch(text) else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text.strip())
-        return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None  # the standard library's parser raises all of these on garbage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
@@ -20,7 +19,9 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.remote.bodies import BodyDecoder, Sender
 from hybrid_infer.remote.exchange import Exchange
+from hybrid_infer.remote.header_values import Headers
 from hybrid_infer.remote.keys import Secret, redact
+from hybrid_infer.remote.postings import Posting
 from hybrid_infer.remote.proxies import environment_proxy
 from hybrid_infer.settings import Settings
 
@@ -30,8 +31,6 @@ IDLE_SECONDS = 30.0
 NOTICE_BYTES = 64 * 1024
 NOTICE_SECONDS = 1.0
 USER_AGENT = b"hybrid-infer"
-
-Headers = list[tuple[bytes, bytes]]
 
 FOREIGN_FAILURES: tuple[type[Exception], ...] = (
     httpcore2.TimeoutException,
@@ -55,26 +54,12 @@ _NOTHING_ANSWERED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """One POST: where to, under the remote's base URL, and what.
-
-    Attributes:
-        path: percent-encoded, with a leading slash.
-        body: JSON in UTF-8.
-        streams: whether the answer is wanted as server-sent events.
-    """
-
-    path: str
-    body: bytes = field(repr=False)
-    streams: bool = False
-
-
 class Endpoint:
     """One remote as the wire sees it: address, headers built once, limits.
 
     Args:
-        base_url: validated scheme, host and optional port and path.
+        base_url: validated scheme, host and optional port and path; a ``/v1`` at its end is
+            left out.
         key: sent as a bearer token; None sends none.
         settings: connect timeout and largest body.
     """
@@ -90,7 +75,8 @@ class Endpoint:
         self._scheme = parts.scheme.encode("ascii")
         self._hostname = (parts.hostname or "").encode("ascii")
         self._port = parts.port
-        self._prefix = parts.path.rstrip("/")
+        # Many servers are known by their OpenAI root, .../v1, which the dialects' paths repeat.
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = self._built_headers(b"application/json", b"gzip")
         # A compressed stream arrives in the compressor's blocks, not in events.
         self._stream_headers = self._built_headers(b"text/event-stream", b"identity")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from hybrid_infer.datatypes.route import Reason
-from hybrid_infer.errors import HybridInferError
+from hybrid_infer.errors import HybridInferError, RateLimitError
+from hybrid_infer.routing.breaker import BreakerState
+from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.state import Call, Candidate, Try
 from hybrid_infer.routing.targets import ReadinessState
 
 LOCAL_RESERVE = 1.5  # times its 95th percentile, kept back from a remote attempt
+PROBE_LOOK_SECONDS = 1.0  # how soon a call looks again at a breaker whose probe is under way
 
 
 def choose(call: Call) -> tuple[Candidate, float] | None:
@@ -19,7 +22,7 @@ def choose(call: Call) -> tuple[Candidate, float] | None:
     left = context.deadline.left()
     open_candidates = [c for c in call.candidates if not c.exhausted]
     _apply_gates(call, open_candidates, now)
-    local_ready_seconds = _local_ready_seconds(call, open_candidates)
+    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call, open_candidates)
     best: tuple[tuple[float, bool, int], Candidate, float] | None = None
     for order, candidate in enumerate(open_candidates):
         if candidate.target.kind == "local":
@@ -41,18 +44,34 @@ def choose(call: Call) -> tuple[Candidate, float] | None:
 
 
 def _apply_gates(call: Call, candidates: list[Candidate], now: float) -> None:
-    """Let closed gates push a remote's next try back, and remember why."""
+    """Let what is closed, or paced, push a remote's next try back, and remember why."""
     for candidate in candidates:
         if candidate.target.kind == "local":
             continue
-        gate = call.context.health.closed(candidate.target, call.context.spec)
-        # A wait that this very call was told is already in available_at, poll interval included.
-        if gate is None or candidate.tries > 0:
+        closure = _closure(call, candidate, now)
+        if closure is None:
             continue
-        candidate.available_at = max(candidate.available_at, gate.until)
-        candidate.last_reason = gate.reason
-        candidate.last_error = _closed_error(gate.error, gate.until - now)
-        candidate.wait_is_named = gate.reason is Reason.RATE_LIMITED
+        until = closure.until
+        if closure.state == BreakerState.HALF_OPEN:
+            # The probe may be back long before its lease ends.
+            until = min(until, now + PROBE_LOOK_SECONDS)
+        candidate.available_at = max(candidate.available_at, until)
+        candidate.wait_is_named |= closure.reason is Reason.RATE_LIMITED
+        if candidate.tries == 0:
+            candidate.last_reason = closure.reason
+            candidate.last_error = _closed_error(closure.error, closure.until - now)
+
+
+def _closure(call: Call, candidate: Candidate, now: float) -> Closure | None:
+    target, context = candidate.target, call.context
+    closure = context.health.closed(target, context.spec, is_polling=candidate.is_polling)
+    if closure is not None:
+        return closure
+    wait = context.pacing.of(target.name).wait_seconds(now)
+    if wait <= 0.0:
+        return None
+    error = RateLimitError(f"{target.name} is paced to stay below its rate limit")
+    return Closure(Reason.RATE_LIMITED, error, now + wait)
 
 
 def _closed_error(error: HybridInferError, seconds: float) -> HybridInferError:
@@ -109,10 +128,8 @@ def next_try(call: Call, candidate: Candidate) -> Try:
     context = call.context
     deadline = context.deadline
     limit = deadline.left()
-    others = [c for c in call.candidates if not c.exhausted and c is not candidate]
-    ready_seconds = _local_ready_seconds(call, others)
-    if ready_seconds is not None:
-        reserve = ready_seconds + LOCAL_RESERVE * context.local_seconds
+    if call.local_ready_seconds is not None:
+        reserve = call.local_ready_seconds + LOCAL_RESERVE * context.local_seconds
         limit = max(limit - reserve, limit / 2)
     silence = limit
     if context.has_first_answer_limit:

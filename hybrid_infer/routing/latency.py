@@ -1,4 +1,4 @@
-"""How long local answers take: a small window of measurements per model."""
+"""How long answers take: a small window of measurements per key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_KEYS = 1024
 
 
 class LatencyWindow:
-    """The 95th percentile of the last 64 measurements of each key.
+    """Quantiles of the last 64 measurements of each key.
 
     Keys are bounded: the least recently measured one is forgotten first.
     """
@@ -28,10 +28,18 @@ class LatencyWindow:
             if len(self._samples) > MAX_KEYS:
                 self._samples.popitem(last=False)
 
+    def count(self, key: str) -> int:
+        """How many measurements there are of `key`, 64 at most."""
+        return len(self._samples.get(key, ()))
+
     def p95(self, key: str, *, default: float) -> float:
         """The 95th percentile in seconds, or `default` before the first measurement."""
+        return self.quantile(key, 0.95, default=default)
+
+    def quantile(self, key: str, share: float, *, default: float) -> float:
+        """The measurement that `share` of them do not exceed, or `default` before the first."""
         with self._lock:
             samples = sorted(self._samples.get(key, ()))
         if not samples:
             return default
-        return samples[min(len(samples) - 1, int(0.95 * len(samples)))]
+        return samples[min(len(samples) - 1, int(share * len(samples)))]

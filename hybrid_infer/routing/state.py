@@ -11,7 +11,10 @@ from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Attempt, Reason
 from hybrid_infer.errors import HybridInferError
+from hybrid_infer.routing.budget import HedgeBudget
 from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.latency import LatencyWindow
+from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import Plan
 from hybrid_infer.routing.targets import Readiness, Result, Target
 from hybrid_infer.settings import RoutingSettings
@@ -34,6 +37,24 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
+class Race:
+    """Make the first try; if it has not ended after a while, make the second beside it.
+
+    The first to succeed wins and the other is cancelled. The outcome is the first try's, with the
+    second's as its ``hedge`` if that one won.
+
+    Attributes:
+        first: the try that is made at once.
+        second: the other one.
+        after_seconds: when the second one starts.
+    """
+
+    first: Try
+    second: Try
+    after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Let `seconds` pass."""
 
@@ -45,7 +66,7 @@ class Preload:
     """Start loading the cold local copy in the background, and go on at once."""
 
 
-Step: TypeAlias = Try | Wait | Preload
+Step: TypeAlias = Try | Race | Wait | Preload
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +88,9 @@ class FlowContext:
         spec: the model of the call.
         deadline: the call's deadline.
         settings: routing settings.
-        health: the client's gates.
+        health: what is known of the remotes' health.
+        pacing: the remotes' schedules.
+        remote_latency: how long the remotes' answers take.
         clock: the monotonic clock that deadline and health use.
         randomness: jitter comes from here.
         readiness: asks again how far the local copy is.
@@ -75,23 +98,45 @@ class FlowContext:
         has_first_answer_limit: whether a remote attempt may be cut after
             ``attempt_timeout_seconds`` (not for a whole chat answer, which may take longer).
         strict_auth: whether a rejected key ends the call.
+        is_one_unit: whether the time of its answer can be compared with others'.
+        hedges: how many more hedges may be made; None: this call must not be hedged.
     """
 
     spec: ModelSpec
     deadline: Deadline
     settings: RoutingSettings
     health: Health
+    pacing: Pacing
+    remote_latency: LatencyWindow
     clock: Clock
     randomness: random.Random
     readiness: Callable[[], Readiness]
     local_seconds: float
     has_first_answer_limit: bool = True
     strict_auth: bool = False
+    is_one_unit: bool = True
+    hedges: HedgeBudget | None = None
+
+    def latency_key(self, target: Target) -> str:
+        """What the answers of `target` to this call's model are timed under."""
+        return f"{target.name} {self.spec.name}"
 
 
 @dataclass(slots=True)
 class Candidate:
-    """One target of the plan while a call is under way."""
+    """One target of the plan while a call is under way.
+
+    Attributes:
+        target: the target.
+        tries: how often it was asked.
+        available_at: the monotonic moment from which it may be asked.
+        exhausted: whether it is not asked again.
+        last_error: what it failed with last, or what keeps it closed.
+        last_reason: the word for that.
+        wait_is_named: whether `available_at` comes from a wait that the remote named.
+        is_polling: whether this call waits for its model to be loaded there.
+        retry_is_paid: whether the next try is a retry that costs the budget.
+    """
 
     target: Target
     tries: int = 0
@@ -100,6 +145,8 @@ class Candidate:
     last_error: HybridInferError | None = None
     last_reason: Reason | None = None
     wait_is_named: bool = False
+    is_polling: bool = False
+    retry_is_paid: bool = False
 
 
 @dataclass(slots=True)
@@ -111,3 +158,4 @@ class Call:
     candidates: list[Candidate]
     attempts: list[Attempt] = field(default_factory=list)
     preloaded: bool = False
+    local_ready_seconds: float | None = None

@@ -19,10 +19,17 @@ Result: TypeAlias = EmbedReply | ChatReply | PartStream | AsyncPartStream
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Somewhere a call can be sent: a remote by name, or the local copy (`name` ``"local"``)."""
+    """Somewhere a call can be sent.
+
+    Attributes:
+        name: a remote's name, or ``"local"``.
+        kind: which of the two it is.
+        host: where a remote is; remotes at one host share what is known of it.
+    """
 
     name: str
     kind: Literal["remote", "local"]
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,19 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one try ended: with a result, or with an error; never both, never neither."""
+    """How one try ended: with a result, with an error, or given up for the hedge that beat it.
+
+    Attributes:
+        elapsed_seconds: how long it took.
+        result: what it gave.
+        error: what it failed with.
+        hedge: the successful outcome of the race's second try.
+    """
 
     elapsed_seconds: float
     result: Result | None = None
     error: HybridInferError | None = None
+    hedge: Outcome | None = None
 
 
 class Backend(Protocol):

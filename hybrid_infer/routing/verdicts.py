@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
@@ -42,20 +42,31 @@ class Retry(Enum):
     POLL = auto()  # again and again until the deadline
 
 
-class Scope(Enum):
-    """What a timed gate closes."""
+class Scope(StrEnum):
+    """What a failure says something about, and what it closes."""
 
-    ACCOUNT = auto()  # everything sent to this remote with this key
-    MODEL = auto()  # this model at this remote
+    HOST = "host"  # whatever answers, or does not, at this address
+    ACCOUNT = "account"  # everything sent to this remote with this key
+    MODEL = "model"  # this model at this remote
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """How long, and for what, a failure closes a remote; None seconds: the wait it named."""
+    """How long, and for what, a failure closes a remote.
+
+    Attributes:
+        scope: what is closed.
+        seconds: for how long; None: the wait that the remote named.
+        least_seconds: lower bound of that wait.
+        most_seconds: upper bound of that wait.
+        needs_probe: whether one call goes first when the time is over.
+    """
 
     scope: Scope
     seconds: float | None
+    least_seconds: float = 0.0
     most_seconds: float = MAX_GATE_SECONDS
+    needs_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +78,14 @@ class Verdict:
         falls_back: whether another target may serve the call.
         retry: when the same target may be asked again.
         gate: what stays closed for later calls.
+        counts_against: whose breaker counts it as a failure; None: nobody's.
     """
 
     reason: Reason
     falls_back: bool = True
     retry: Retry = Retry.NEVER
     gate: Gate | None = None
+    counts_against: Scope | None = None
 
 
 VERDICTS: dict[type[HybridInferError], Verdict] = {
@@ -81,9 +94,13 @@ VERDICTS: dict[type[HybridInferError], Verdict] = {
         Reason.RATE_LIMITED, retry=Retry.AFTER_WAIT, gate=Gate(Scope.ACCOUNT, None)
     ),
     OverloadedError: Verdict(
-        Reason.OVERLOADED, retry=Retry.JITTERED, gate=Gate(Scope.MODEL, None, most_seconds=5.0)
+        Reason.OVERLOADED,
+        retry=Retry.JITTERED,
+        gate=Gate(Scope.MODEL, None, least_seconds=1.0, most_seconds=5.0),
     ),
-    QuotaExceededError: Verdict(Reason.QUOTA_EXCEEDED, gate=Gate(Scope.ACCOUNT, HOUR_SECONDS)),
+    QuotaExceededError: Verdict(
+        Reason.QUOTA_EXCEEDED, gate=Gate(Scope.ACCOUNT, HOUR_SECONDS, needs_probe=True)
+    ),
     AuthenticationError: Verdict(Reason.AUTHENTICATION, gate=Gate(Scope.ACCOUNT, 300.0)),
     ModelNotAvailableError: Verdict(Reason.MODEL_UNAVAILABLE, gate=Gate(Scope.MODEL, HOUR_SECONDS)),
     ModelLoadingError: Verdict(
@@ -91,13 +108,19 @@ VERDICTS: dict[type[HybridInferError], Verdict] = {
         retry=Retry.POLL,
         gate=Gate(Scope.MODEL, None, most_seconds=120.0),
     ),
-    RemoteProtocolError: Verdict(Reason.BAD_RESPONSE),
-    RemoteServerError: Verdict(Reason.SERVER_ERROR, retry=Retry.JITTERED),
-    APIConnectionError: Verdict(Reason.CONNECTION_FAILED),
-    APITimeoutError: Verdict(Reason.TIMEOUT, retry=Retry.JITTERED),
-    DeadlineExceededError: Verdict(Reason.TIMEOUT),
-    StreamInterruptedError: Verdict(Reason.BAD_RESPONSE, retry=Retry.JITTERED),
-    EmbeddingSpaceMismatchError: Verdict(Reason.BAD_RESPONSE),
+    RemoteProtocolError: Verdict(Reason.BAD_RESPONSE, counts_against=Scope.MODEL),
+    RemoteServerError: Verdict(
+        Reason.SERVER_ERROR, retry=Retry.JITTERED, counts_against=Scope.MODEL
+    ),
+    APIConnectionError: Verdict(Reason.CONNECTION_FAILED, counts_against=Scope.HOST),
+    APITimeoutError: Verdict(Reason.TIMEOUT, retry=Retry.JITTERED, counts_against=Scope.MODEL),
+    DeadlineExceededError: Verdict(Reason.TIMEOUT, counts_against=Scope.MODEL),
+    StreamInterruptedError: Verdict(
+        Reason.BAD_RESPONSE, retry=Retry.JITTERED, counts_against=Scope.MODEL
+    ),
+    EmbeddingSpaceMismatchError: Verdict(
+        Reason.BAD_RESPONSE, gate=Gate(Scope.MODEL, HOUR_SECONDS), counts_against=Scope.MODEL
+    ),
     ModelNotDownloadedError: Verdict(Reason.NOT_DOWNLOADED),
     ModelIntegrityError: Verdict(Reason.LOCAL_ERROR),
     InsufficientMemoryError: Verdict(Reason.INSUFFICIENT_MEMORY),
@@ -106,7 +129,7 @@ VERDICTS: dict[type[HybridInferError], Verdict] = {
 }
 
 _TOO_LARGE = Verdict(Reason.TOO_LARGE)
-_TRUNCATED = Verdict(Reason.BAD_RESPONSE, retry=Retry.JITTERED)
+_TRUNCATED = Verdict(Reason.BAD_RESPONSE, retry=Retry.JITTERED, counts_against=Scope.MODEL)
 _FORBIDDEN = Verdict(Reason.MODEL_UNAVAILABLE, gate=Gate(Scope.MODEL, 300.0))
 _UNKNOWN = Verdict(Reason.SERVER_ERROR, falls_back=False)
 

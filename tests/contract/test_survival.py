@@ -125,7 +125,11 @@ def test_a_stream_cut_after_its_first_chunk_is_never_a_success(client, fake):
     fake.enqueue(Reply(cut_after_events=3))
     chunks = []
     with pytest.raises(StreamInterruptedError) as caught:
-        chunks.extend(client.chat_completion(PROMPT, model="small", stream=True, max_tokens=16))
+        chunks.extend(
+            client.chat_completion(
+                PROMPT, model="small", stream=True, max_tokens=16, on_stream_error="raise"
+            )
+        )
     assert caught.value.attempts == (caught.value.attempts[0],)
     assert caught.value.partial
 
@@ -136,7 +140,9 @@ def test_the_remote_goes_and_comes_back(client, fake):
     answer = client.embed("two", model="small")
     assert (answer.route.backend, answer.route.reason) == ("local", Reason.CONNECTION_FAILED)
     fake.come_back()
-    assert client.embed("three", model="small").route.backend == "remote"
+    assert client.embed("three", model="small").route.backend == "local", "it is left alone for 1 s"
+    client.reset()
+    assert client.embed("four", model="small").route.backend == "remote"
 
 
 def test_a_closed_gate_sends_nothing(client, fake):
@@ -147,7 +153,8 @@ def test_a_closed_gate_sends_nothing(client, fake):
         assert client.embed("again", model="small").route.reason is Reason.RATE_LIMITED
     assert len(fake.ledger) == sent
     (state,) = client.status()["remotes"].values()
-    assert state["state"] == "closed"
+    assert state["state"] == "unavailable"
+    assert state["closed"][0]["reason"] == "rate_limited"
     client.reset()
     assert client.embed("now", model="small").route.backend == "remote"
 

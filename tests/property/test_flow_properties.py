@@ -24,6 +24,8 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.latency import LatencyWindow
+from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import RemoteFact, make_plan
 from hybrid_infer.routing.state import FlowContext, Preload, Try, Wait
 from hybrid_infer.routing.targets import Outcome, Readiness, ReadinessState, Target
@@ -64,7 +66,9 @@ class World:
 
     def __init__(self):
         self.now = 0.0
-        self.health = Health(lambda: self.now)
+        self.health = Health(lambda: self.now, random.Random(7))
+        self.pacing = Pacing({})
+        self.remote_latency = LatencyWindow()
         self.closed_until = {}
 
     def context(self, limit, local, seed):
@@ -73,6 +77,8 @@ class World:
             deadline=Deadline(limit, clock=lambda: self.now),
             settings=RoutingSettings(),
             health=self.health,
+            pacing=self.pacing,
+            remote_latency=self.remote_latency,
             clock=lambda: self.now,
             randomness=random.Random(seed),
             readiness=lambda: local,

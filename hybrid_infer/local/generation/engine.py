@@ -17,6 +17,7 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.errors import HybridInferError
+from hybrid_infer.local.generation.healing import Healer, Seam, seam
 from hybrid_infer.local.generation.prompting import Prompter, room_left
 from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
@@ -142,18 +143,19 @@ class ChatEngine:
             HybridInferError: the prompt does not fit, or time ran out.
         """
         request = job.request
-        prompt = self._prompter.encode(request.messages)
+        start = seam(self._prompter, self._prompter.encode(request.messages), request.answer_so_far)
         most = room_left(
-            len(prompt),
+            len(start.prompt),
             request.max_tokens,
             self._prompter.context_length,
             may_shrink=request.max_tokens_is_default,
             name=request.spec.name,
         )
         yield _part(ChatDelta(role="assistant", content=""))
-        text, stops = Detokenizer(self._prompter.decode), StopMatcher(request.stop)
-        ended, num_tokens = False, 0
-        for token in self._tokens(prompt, most, request):
+        text = Detokenizer(self._prompter.decode, start.kept, request.answer_so_far)
+        stops = StopMatcher(request.stop, request.answer_so_far)
+        ended, num_tokens = False, len(start.kept)
+        for token in self._tokens(start, most - num_tokens, request):
             if job.is_abandoned or job.deadline.expired():
                 raise too_late(job.deadline)
             job.deadline.renew()
@@ -167,9 +169,9 @@ class ChatEngine:
             yield _part(ChatDelta(content=rest))
         finish_reason = "stop" if ended or stops.has_stopped() else "length"
         yield _part(ChatDelta(), finish_reason)
-        yield ChatPart((), ChatUsage(len(prompt), num_tokens))
+        yield ChatPart((), ChatUsage(len(start.prompt), max(num_tokens, start.num_tokens)))
 
-    def _tokens(self, prompt: list[int], most: int, request: ChatRequest) -> Iterator[int]:
+    def _tokens(self, start: Seam, most: int, request: ChatRequest) -> Iterator[int]:
         """Prefill, then one token a step; the cache dies with the iterator."""
         options = SamplingOptions(
             1.0 if request.temperature is None else request.temperature,
@@ -181,14 +183,20 @@ class ChatEngine:
             generator.seed()
         else:
             generator.manual_seed(request.seed)
+        healer = None
+        if start.piece:
+            healer = Healer(self._prompter.pieces, self._prompter.special_tokens, start.piece)
         cache: Any = None
-        ids = torch.tensor([prompt], device=self._device)
+        ids = torch.tensor([start.prompt + start.kept], device=self._device)
         for _ in range(most):
             with torch.inference_mode():
                 output = self._model(
                     input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
-                token = sample(output.logits[0, -1], options, generator)
+                logits = output.logits[0, -1]
+                token = sample(healer.masked(logits) if healer else logits, options, generator)
+            if healer:
+                healer.push(token)
             cache = output.past_key_values
             yield token
             ids = torch.tensor([[token]], device=self._device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,40 @@ class Prompter:
         self.context_length: int = context_length or self._tokenizer.model_max_length
         added = self._tokenizer.get_added_vocab()
         self._special = re.compile("|".join(re.escape(token) for token in added)) if added else None
+        self.special_tokens = frozenset(added.values())
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out, blanks as they are."""
         text: str = self._tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The vocabulary's spelling of every token."""
+        return [
+            piece or ""
+            for piece in self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
+        ]
+
+    def encode_answer(self, prompt: list[int], text: str) -> list[int]:
+        """The tokens of an answer to `prompt` as far as `text`.
+
+        Some tokenizers put a blank before a text that stands alone. So the tokens are those that
+        read as `text` behind the prompt: made from the text alone, else together with the prompt.
+        """
+        alone = self._ids(text, is_plain=True)
+        before = self._read(prompt)
+        if self._read(prompt + alone) == before + text:
+            return alone
+        together = self._ids(before + text)
+        return together[len(prompt) :] if together[: len(prompt)] == prompt else alone
+
+    def _read(self, ids: list[int]) -> str:
+        """The text of tokens, special ones included."""
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+CONTEXT_TOKENS = 6
 REPLACEMENT = "\ufffd"  # what a decoder gives for bytes that are not a whole character yet
 
 Decode = Callable[[Sequence[int]], str]
@@ -18,13 +19,18 @@ class Detokenizer:
 
     Args:
         decode: token ids to text, special tokens left out.
+        seen: tokens of a text that goes on.
+        text: that text; what the tokens do not spell of it is not given again.
     """
 
-    def __init__(self, decode: Decode) -> None:
+    def __init__(self, decode: Decode, seen: Sequence[int] = (), text: str = "") -> None:
         self._decode = decode
-        self._ids: list[int] = []
-        self._window = 0  # where the window starts
-        self._read = 0  # tokens whose text is out
+        self._ids = list(seen)
+        self._read = len(self._ids)  # tokens whose text is out
+        while self._read and decode(self._ids[: self._read]).endswith(REPLACEMENT):
+            self._read -= 1
+        self._window = max(0, self._read - CONTEXT_TOKENS)  # where the window starts
+        self._known = max(0, len(text) - len(decode(self._ids[: self._read])))
 
     def push(self, token: int) -> str:
         """The text that `token` completes, possibly none."""
@@ -41,7 +47,9 @@ class Detokenizer:
         if len(now) <= len(before) or (now.endswith(REPLACEMENT) and not is_last):
             return ""
         self._window, self._read = self._read, len(self._ids)
-        return now[len(before) :]
+        new = now[len(before) :]
+        known, self._known = self._known, max(0, self._known - len(new))
+        return new[known:]
 
 
 class StopMatcher:
@@ -49,12 +57,14 @@ class StopMatcher:
 
     Args:
         stops: strings that end the answer; none of their text is let through.
+        seen: the text before; a stop string may begin in it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], seen: str = "") -> None:
         self._stops = tuple(stops)
-        self._held = ""
         self._longest = max((len(stop) for stop in self._stops), default=0)
+        self._held = seen[max(0, len(seen) - self._longest + 1) :] if self._longest > 1 else ""
+        self._seen = len(self._held)  # characters of what is held that went out long ago
         self._has_stopped = False
 
     def has_stopped(self) -> bool:
@@ -69,15 +79,17 @@ class StopMatcher:
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self._has_stopped = True
-            out, self._held = self._held[: min(found)], ""
-            return out
-        keep = self._possible_start()
-        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return out
+            return self._taken(min(found))
+        return self._taken(len(self._held) - self._possible_start())
 
     def flush(self) -> str:
         """The text still held back, when nothing follows."""
-        out, self._held = self._held, ""
+        return self._taken(len(self._held))
+
+    def _taken(self, count: int) -> str:
+        """The first `count` characters held, without what went out long ago."""
+        out, self._held = self._held[self._seen : count], self._held[count:]
+        self._seen = max(0, self._seen - count)
         return out
 
     def _possible_start(self) -> int:

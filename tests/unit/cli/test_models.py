@@ -25,6 +25,10 @@ def test_json(run):
     rows = json.loads(run("models", "--json", "--profile", "tiny").out)["models"]
     assert {row["repo"].split("/")[0] for row in rows} == {"tiny"}
     assert {row["local"] for row in rows} == {"cold"}
+    options = {row["task"]: row["local_options"] for row in rows}
+    assert options["embeddings"] == ["normalize", "truncate"]
+    assert {"temperature", "seed"} <= set(options["chat"])
+    assert "tools" not in options["chat"]
 
 
 def test_a_models_file_is_merged_and_its_mistakes_exit_2(run, tmp_path):

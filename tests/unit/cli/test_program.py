@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 PROGRAM = [sys.executable, "-m", "hybrid_infer"]
+FULL_DISK = Path("/dev/full")
 
 
 @pytest.fixture
@@ -48,6 +50,16 @@ def test_help_loads_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="only Linux has a disk that is full")
+def test_a_full_disk_is_one_line():
+    words = [*PROGRAM, "models", "--profile", "tiny"]
+    with FULL_DISK.open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: [Errno 28]")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_that_leaves_ends_it_quietly(start):

@@ -64,6 +64,16 @@ class Parts:
         self.closed += 1
 
 
+class Nobody:
+    """No target can go on with a broken stream."""
+
+    attempts = ()
+
+    def next_call(self, _error, _text, *, has_tools):
+        assert not has_tools
+        return "nobody can"
+
+
 class ScriptedBackend:
     def __init__(self, answers):
         self.answers = list(answers)
@@ -156,7 +166,7 @@ def test_a_foreign_exception_is_not_an_outcome():
 
 def test_a_break_after_the_first_part_is_one_error_with_the_partial_text():
     parts = Parts(["Hel", "lo", LocalEngineError("boom")])
-    stream = ChatStream(parts, ROUTE)
+    stream = ChatStream(parts, ROUTE, Nobody())
     chunks = []
     with pytest.raises(StreamInterruptedError) as caught:
         chunks.extend(stream)
@@ -170,7 +180,7 @@ def test_an_async_break_is_the_same():
     parts = Parts(["Hel", "lo", LocalEngineError("boom")])
 
     async def main():
-        stream = AsyncChatStream(parts, ROUTE)
+        stream = AsyncChatStream(parts, ROUTE, Nobody())
         with pytest.raises(StreamInterruptedError) as caught:
             [chunk async for chunk in stream]
         assert caught.value.partial == "Hello"
@@ -181,7 +191,7 @@ def test_an_async_break_is_the_same():
 
 def test_leaving_the_with_block_closes_the_stream():
     parts = Parts(["a", "b"])
-    with ChatStream(parts, ROUTE) as stream:
+    with ChatStream(parts, ROUTE, Nobody()) as stream:
         assert next(stream).choices[0].delta.content == "a"
     assert parts.closed == 1
     assert list(stream) == []

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from hybrid_infer.datatypes.models import GenerationDefaults, RemoteSpec
+from hybrid_infer.errors import ConfigError
 from hybrid_infer.registry import load_registry
 from hybrid_infer.settings import Settings
 
@@ -96,6 +99,17 @@ def test_a_users_remotes_replace_the_list_and_inherit_by_name():
     assert box.model_id(registry.resolve("chat", "large")) is None
 
 
+def test_a_provider_is_pinned_per_chat_alias():
+    registry = load({"chat": {"small": {"provider": "together"}}})
+    remote = registry.remotes[0]
+    small, default = (registry.resolve("chat", alias) for alias in ("small", "default"))
+    assert remote.model_id(small) == f"{small.repo}:together"
+    assert remote.model_id(default) == default.repo
+    assert (
+        load({"chat": {"small": {"repo": "org/other"}}}).resolve("chat", "small").provider is None
+    )
+
+
 def test_no_remotes_is_a_choice():
     assert load({"remotes": []}).remotes == ()
 
@@ -116,3 +130,28 @@ def test_settings_are_merged_one_by_one():
     default = Settings()
     assert settings == replace(default, routing=replace(default.routing, chat_timeout_seconds=60.0))
     assert isinstance(settings.routing.chat_timeout_seconds, float)
+
+
+@pytest.mark.parametrize(
+    ("models", "problem"),
+    [
+        (["chat/small"], r"remotes\[0\].models: a tei server does not serve chat"),
+        (["embeddings/small", "embeddings/default"], "a tei server serves one model"),
+        (["embeddings/small", "org/other"], "a tei server serves one model"),
+        (["embeddings/small"], None),
+        (["embeddings/small", "sentence-transformers/all-MiniLM-L6-v2"], None),
+    ],
+)
+def test_a_tei_server_has_one_model(models, problem):
+    remote = {
+        "name": "a",
+        "dialect": "tei",
+        "base_url": "http://h",
+        "models": dict.fromkeys(models, "m"),
+    }
+    if problem is None:
+        assert load({"remotes": [remote]}).remotes[0].name == "a"
+        return
+    with pytest.raises(ConfigError, match=problem):
+        load({"remotes": [remote]})
+    assert load({"remotes": [{**remote, "dialect": "openai"}]}).remotes[0].name == "a"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hybrid_infer.errors import (
-    ConfigError,
     ContextLengthError,
     EngineClosedError,
     ModelNotAvailableError,
@@ -219,12 +218,6 @@ def test_a_caller_s_mistake_is_told_apart(wire, make_server, make_backend, calle
     with pytest.raises(ContextLengthError) as caught:
         caller.call(make_backend(server.url), wire.embed_request("1"), wire.deadline())
     assert caught.value.status == 422
-
-
-@pytest.mark.parametrize("dialect", ["openai", "tei"])
-def test_a_dialect_without_functions_is_a_configuration_error(make_backend, dialect):
-    with pytest.raises(ConfigError, match="not supported by this version"):
-        make_backend("http://127.0.0.1:1", dialect=dialect)
 
 
 def test_a_closed_backend_refuses_calls(wire, make_server, make_backend, caller):

@@ -80,6 +80,9 @@ def test_other_hosts_get_explicit_keys_and_their_own(monkeypatch):
     assert found("https://example.com", key_env="OWN") == "own"
     assert found("https://example.com", explicit="given") == "given"
     assert found("https://example.com", key_env="UNSET_VARIABLE") is None
+    assert found("https://example.com", explicit="hf-token", key_env="OWN") == "own"
+    assert found("http://127.0.0.1:8000", explicit="hf-token", key_env="OWN") == "own"
+    assert found(ROUTER, explicit="given", key_env="OWN") == "given"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def refused(status: int, document: object = None, **headers: str) -> HybridInfer
         (422, {"detail": [{"msg": "field required", "input": "x"}]}, InvalidRequestError),
         (424, {"error": "backend", "error_type": "Backend"}, RemoteServerError),
         (429, {"error": "Too many requests"}, RateLimitError),
+        (429, {"error": {"message": "x", "code": "insufficient_quota"}}, QuotaExceededError),
         (429, {"error": "Model is overloaded", "error_type": "Overloaded"}, OverloadedError),
         (500, None, RemoteServerError),
         (502, "<html>", RemoteServerError),
@@ -68,6 +69,40 @@ def test_the_table(status, document, kind):
     assert error.status == status
     assert f"HTTP {status}" in error.message
     assert "router.huggingface.co" in error.message
+
+
+@pytest.mark.parametrize(
+    ("host", "document", "kind"),
+    [
+        ("x1.eu-west-1.aws.endpoints.huggingface.cloud", None, ModelLoadingError),
+        ("x1.endpoints.huggingface.cloud:443", "503 Service Unavailable", ModelLoadingError),
+        (
+            "x1.endpoints.huggingface.cloud",
+            {"error": "unhealthy", "error_type": "Unhealthy"},
+            RemoteServerError,
+        ),
+        ("endpoints.huggingface.cloud.example.com", None, RemoteServerError),
+        ("box.lan:8080", None, RemoteServerError),
+        ("box.lan:8080", {"error": "Endpoint is scaled to zero"}, ModelLoadingError),
+        ("box.lan:8080", {"error": "replica is initializing"}, ModelLoadingError),
+        ("box.lan:8080", {"error": "unloading"}, RemoteServerError),
+    ],
+)
+def test_a_dedicated_endpoint_that_is_scaled_to_zero_is_loading(host, document, kind):
+    body = json.dumps(document).encode() if document else b""
+    asked = Asked(host, "org/name")
+    assert type(refusal(503, [], body, asked)) is kind
+    assert type(refusal(502, [], body, asked)) is RemoteServerError
+
+
+def test_tei_s_word_for_bad_input_is_not_taken_for_a_body_that_may_be_split():
+    error = refused(413, {"error": "`inputs` cannot be empty", "error_type": "Validation"})
+    assert type(error) is InvalidRequestError
+    assert error.status == 422
+    split = {"error": "batch size 33 > maximum allowed batch size 32", "error_type": "Validation"}
+    for status in (413, 422):
+        assert type(refused(status, split)) is RemoteServerError
+        assert refused(status, split).status == 413
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

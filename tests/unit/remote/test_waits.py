@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_infer.remote.waits import MAX_WAIT_SECONDS, wait_seconds
+from hybrid_infer.remote.header_values import MAX_WAIT_SECONDS
+from hybrid_infer.remote.waits import wait_seconds
 
 DATE = ("Date", "Wed, 21 Oct 2015 07:28:00 GMT")
 

@@ -25,10 +25,14 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     RemoteServerError,
 )
+from hybrid_infer.routing.budget import HedgeBudget
+from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.latency import LatencyWindow
+from hybrid_infer.routing.pacing import Pace, Pacing
 from hybrid_infer.routing.policy import LOCAL, RemoteFact, make_plan
-from hybrid_infer.routing.state import FlowContext, Preload, Try, Wait
+from hybrid_infer.routing.state import FlowContext, Preload, Race, Try, Wait
 from hybrid_infer.routing.targets import Exclusion, Outcome, Readiness, ReadinessState, Target
 from hybrid_infer.routing.verdicts import VERDICTS
 from hybrid_infer.settings import RoutingSettings
@@ -58,9 +62,11 @@ class World:
         self.now = 1000.0
         self.scripts = {name: list(script) for name, script in scripts.items()}
         self.log = []
-        self.health = Health(lambda: self.now)
+        self.health = Health(lambda: self.now, random.Random(7))
+        self.pacing = Pacing({})
+        self.remote_latency = LatencyWindow()
 
-    def run(
+    def flow(
         self,
         *,
         policy="remote-first",
@@ -76,13 +82,15 @@ class World:
     ):
         facts = [RemoteFact(target) for target in remotes] + list(exclusions)
         plan = make_plan(policy=policy, route=route, remotes=facts, local=local, unsupported=None)
-        flow = run(
+        return run(
             plan,
             FlowContext(
                 spec=SPEC,
                 deadline=Deadline(deadline, renewable=renewable, clock=lambda: self.now),
                 settings=settings or RoutingSettings(),
                 health=self.health,
+                pacing=self.pacing,
+                remote_latency=self.remote_latency,
                 clock=lambda: self.now,
                 randomness=random.Random(7),
                 readiness=lambda: local,
@@ -90,6 +98,9 @@ class World:
                 **context,
             ),
         )
+
+    def run(self, **options):
+        flow = self.flow(**options)
         outcome = None
         try:
             for _ in range(200):
@@ -243,8 +254,7 @@ def test_a_gate_is_never_shortened():
         SPEC,
         VERDICTS[RateLimitError].gate,
         seconds=1.0,
-        reason=Reason.RATE_LIMITED,
-        error=RateLimitError("slow"),
+        closure=Closure(Reason.RATE_LIMITED, RateLimitError("slow")),
     )
     gate = world.health.closed(REMOTE, SPEC)
     assert gate.until - world.now > 90
@@ -350,3 +360,158 @@ def test_preload_never_is_obeyed():
     world = World(huggingface=[RateLimitError("slow", retry_after=2.0)])
     world.run(local=cold(5.0), settings=RoutingSettings(preload="never"))
     assert not any(isinstance(step, Preload) for step in world.log)
+
+
+def test_an_open_breaker_sends_nothing_and_names_its_failure():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 50)
+    for _ in range(20):
+        assert world.run().target is LOCAL
+    assert world.tries.count("huggingface") == 5
+    decision = world.run()
+    assert decision.reason is Reason.SERVER_ERROR
+    assert "not asked again" in decision.detail
+
+
+def test_a_remote_that_is_fully_down_is_asked_little_more_than_once_a_call():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 500)
+    for _ in range(100):
+        with pytest.raises(RemoteServerError):
+            world.run(policy="remote-only", deadline=5.0)
+        world.now += 1.0
+    assert world.tries.count("huggingface") <= 110
+
+
+def test_a_probe_brings_a_remote_back():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 5)
+    for _ in range(5):
+        world.run()
+    world.now += 13.0
+    assert [world.run().target for _ in range(3)] == [REMOTE] * 3
+
+
+def test_a_retry_waits_for_the_breaker_that_its_own_call_opened():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 5)
+    for _ in range(4):
+        world.run()
+    world.log.clear()
+    assert world.run(policy="remote-only").target is REMOTE
+    assert world.tries == ["huggingface"] * 2
+    assert world.waited >= 10.0
+
+
+def test_a_flow_that_is_left_gives_its_lease_back():
+    world = World(huggingface=[RemoteServerError("oops", status=500)] * 5)
+    for _ in range(5):
+        world.run()
+    world.now += 13.0
+    flow = world.flow()
+    assert isinstance(next(flow), Try)
+    assert world.health.closed(REMOTE, SPEC).state == "half_open"
+    flow.close()
+    assert world.health.closed(REMOTE, SPEC) is None
+    assert world.pacing.of(REMOTE.name).start(world.now)
+
+
+def test_being_cut_short_is_not_being_slow():
+    world = World(huggingface=[(0.05, APITimeoutError("slow"))] * 20)
+    for _ in range(20):
+        world.run(deadline=1.2)
+    assert world.health.closed(REMOTE, SPEC) is None
+    slow = World(huggingface=[(1.5, APITimeoutError("slow"))] * 20)
+    for _ in range(20):
+        slow.run()
+    assert slow.tries.count("huggingface") == 5
+
+
+def test_what_slow_means_is_learned():
+    world = World()
+    for _ in range(10):
+        world.run()
+    world.scripts["huggingface"] = [(0.15, APITimeoutError("slow"))] * 20
+    for _ in range(20):
+        world.run()
+    assert world.health.closed(REMOTE, SPEC) is not None
+
+
+def test_overflow_of_a_paced_remote_is_served_here():
+    world = World()
+    world.pacing = Pacing({REMOTE.name: Pace(requests_per_minute=60)})
+    targets = [world.run().target for _ in range(3)]
+    assert targets == [REMOTE, LOCAL, LOCAL]
+    decision = world.run()
+    assert decision.reason is Reason.RATE_LIMITED
+    assert "paced" in decision.detail
+
+
+def test_a_paced_remote_is_waited_for_when_nothing_else_serves():
+    world = World()
+    world.pacing = Pacing({REMOTE.name: Pace(requests_per_minute=60)})
+    assert [world.run(policy="remote-only").target for _ in range(4)] == [REMOTE] * 4
+    assert world.waited == pytest.approx(2.7, abs=0.01)
+
+
+def test_a_cold_copy_is_not_loaded_for_a_short_paced_wait():
+    world = World()
+    world.pacing = Pacing({REMOTE.name: Pace(requests_per_minute=60)})
+    world.run(local=cold(5.0))
+    assert world.run(local=cold(5.0)).target is REMOTE
+
+
+def test_retries_end_when_their_budget_does():
+    spent = World(huggingface=[RemoteServerError("oops", status=500)] * 100)
+    tries = []
+    for _ in range(10):
+        spent.log.clear()
+        with pytest.raises(RemoteServerError):
+            spent.run(policy="remote-only")
+        spent.health._conditions.clear()
+        tries.append(len(spent.tries))
+    assert tries[0] == 3
+    assert tries[-1] == 1
+
+
+def hedging(world, **options):
+    settings = RoutingSettings(hedge=True)
+    return world.flow(settings=settings, hedges=world.hedges, **options)
+
+
+def test_a_hedge_needs_a_measured_remote_a_warm_copy_and_budget():
+    world = World()
+    world.hedges = HedgeBudget()
+    assert isinstance(next(hedging(world)), Try), "nothing is known of the remote"
+    for _ in range(30):
+        world.remote_latency.record(f"{REMOTE.name} {SPEC.name}", 0.2)
+    kinds = [type(next(hedging(world))) for _ in range(40)]
+    assert kinds.count(Race) == 2, "one call in twenty"
+    world.hedges = HedgeBudget()
+    kinds = [type(next(hedging(world, local=cold(1.0)))) for _ in range(40)]
+    assert Race not in kinds
+    assert type(next(world.flow(hedges=world.hedges))) is Try, "and it is off unless asked for"
+
+
+def test_a_hedge_that_never_started_costs_nothing():
+    world = World()
+    world.hedges = HedgeBudget()
+    for _ in range(30):
+        world.remote_latency.record(f"{REMOTE.name} {SPEC.name}", 0.2)
+    while not isinstance(step := next(flow := hedging(world)), Race):
+        flow.close()
+    assert step.after_seconds == 0.2
+    with pytest.raises(StopIteration) as end:
+        flow.send(Outcome(0.1, result=RESULT))
+    assert end.value.value.target is REMOTE
+    assert isinstance(next(hedging(world)), Race)
+
+
+def test_a_hedge_that_won_is_a_local_answer():
+    world = World()
+    world.hedges = HedgeBudget()
+    for _ in range(30):
+        world.remote_latency.record(f"{REMOTE.name} {SPEC.name}", 0.2)
+    while not isinstance(next(flow := hedging(world)), Race):
+        flow.close()
+    with pytest.raises(StopIteration) as end:
+        flow.send(Outcome(0.5, hedge=Outcome(0.3, result=RESULT)))
+    decision = end.value.value
+    assert (decision.target, decision.result, decision.reason) == (LOCAL, RESULT, Reason.TIMEOUT)
+    assert isinstance(next(hedging(world)), Try), "it was paid for"

@@ -1,0 +1,86 @@
+"""How a broken stream goes on: a second flow, on the plan that is left to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+from hybrid_infer.client.calls import Call
+from hybrid_infer.client.planning import call_of
+from hybrid_infer.client.reporting import report_attempts, report_fallback, route_of
+from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.datatypes.route import Attempt, Route
+from hybrid_infer.errors import HybridInferError
+from hybrid_infer.routing.continuation import BrokenStream, continuation_plan
+from hybrid_infer.routing.state import Decision
+from hybrid_infer.routing.targets import Target
+from hybrid_infer.routing.verdicts import verdict_for
+
+if TYPE_CHECKING:
+    from hybrid_infer.client.session import Session
+
+MOST_CONTINUATIONS = 2  # one start over, and one continuation
+
+
+@dataclass(slots=True)
+class Continuing:
+    """One stream's way on.
+
+    Attributes:
+        session: the client's.
+        call: the call that opened the stream.
+        served_by: who serves the stream now.
+        attempts: what was tried so far.
+    """
+
+    session: Session
+    call: Call
+    served_by: Target
+    attempts: tuple[Attempt, ...]
+    _num_continuations: int = field(default=0, init=False)
+
+    def next_call(self, error: HybridInferError, text: str, *, has_tools: bool) -> Call | str:
+        """The call that goes on behind `text`, or why there is none.
+
+        Args:
+            error: what broke the stream.
+            text: what is out of its text.
+            has_tools: whether any part of a tool call is out.
+        """
+        session, request = self.session, cast("ChatRequest", self.call.request)
+        verdict = verdict_for(error)
+        if self.served_by.kind == "remote":
+            session.health.count_failure(self.served_by, request.spec, verdict, error)
+        if not verdict.falls_back:
+            return "the request itself was refused"
+        if self._num_continuations >= MOST_CONTINUATIONS:
+            return "it has broken before"
+        self._num_continuations += 1
+        broken = BrokenStream(self.served_by, bool(text), has_tools, request.continues)
+        local = session.local.readiness(request.spec, may_download=False)
+        plan = continuation_plan(self.call.plan, broken, local)
+        if isinstance(plan, str):
+            return plan
+        failed = Attempt(
+            self.served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
+        )
+        # The try that had served until now is the one that failed.
+        self.attempts = (*self.attempts[:-1], failed)
+        return call_of(
+            session,
+            replace(request, answer_so_far=text),
+            plan,
+            self.call.dispatch.deadline,
+            may_download=False,
+        )
+
+    def route(self, call: Call, decision: Decision, error: HybridInferError) -> Route:
+        """The route of what follows, every attempt of the stream included."""
+        broken_target, self.served_by = self.served_by.name, decision.target
+        self.attempts = (*self.attempts, *decision.attempts)
+        reason = verdict_for(error).reason
+        detail = f"the stream broke: {error.message}"
+        followed = replace(decision, reason=reason, detail=detail, attempts=self.attempts)
+        report_attempts(self.session, call.request.spec.name, self.attempts[-2:])
+        report_fallback(self.session, call, followed, broken_target)
+        return route_of(self.session, call, followed)

@@ -1,0 +1,121 @@
+"""How a validated request becomes a flow that is ready to be driven: the facts of the moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hybrid_infer.client.calls import Call, num_units
+from hybrid_infer.client.drive import Dispatch
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
+from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
+from hybrid_infer.datatypes.route import Reason
+from hybrid_infer.errors import APIConnectionError, AuthenticationError, ModelNotAvailableError
+from hybrid_infer.routing.flow import run
+from hybrid_infer.routing.policy import Plan, RemoteFact, check_route, make_plan
+from hybrid_infer.routing.state import FlowContext
+from hybrid_infer.routing.targets import Exclusion, ReadinessState
+
+if TYPE_CHECKING:
+    from hybrid_infer.client.session import Session
+
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
+
+def planned(session: Session, request: Request, route: Any, limit: Deadline) -> Call:
+    """Plan a validated request.
+
+    Raises:
+        HybridInferError: the session is closed, `route` is wrong, or no target may serve the call.
+    """
+    session.check_open()
+    check_route(route, session.policy, [remote.name for remote in session.remotes])
+    may_download = route != "local" and session.policy != "local-only"
+    plan = make_plan(
+        policy=session.policy,
+        route=route,
+        remotes=[_remote_fact(session, remote, request.spec) for remote in session.remotes],
+        local=session.local.readiness(request.spec, may_download=may_download),
+        unsupported=session.local.unsupported(request),
+    )
+    return call_of(session, request, plan, limit, may_download=may_download)
+
+
+def call_of(
+    session: Session, request: Request, plan: Plan, limit: Deadline, *, may_download: bool
+) -> Call:
+    """The flow of a plan, and what a driver needs for it."""
+    context = _context(session, request, limit, may_download=may_download)
+    dispatch = Dispatch(
+        backends=session.backends.get,
+        preload=lambda: session.local.preload(request.spec),
+        request=request,
+        deadline=limit,
+        clock=session.clock,
+    )
+    return Call(
+        request=request,
+        plan=plan,
+        flow=run(plan, context),
+        dispatch=dispatch,
+        started_at=session.clock(),
+        was_warm=plan.local.state is ReadinessState.WARM,
+    )
+
+
+def _context(
+    session: Session, request: Request, limit: Deadline, *, may_download: bool
+) -> FlowContext:
+    is_chat = isinstance(request, ChatRequest)
+    is_one_unit = isinstance(request, ChatRequest) or num_units(request) == 1
+    return FlowContext(
+        spec=request.spec,
+        deadline=limit,
+        settings=session.settings.routing,
+        health=session.health,
+        pacing=session.pacing,
+        remote_latency=session.remote_latency,
+        clock=session.clock,
+        randomness=session.randomness,
+        readiness=lambda: session.local.readiness(request.spec, may_download=may_download),
+        local_seconds=_expected_local_seconds(session, request, limit),
+        # A whole chat answer may take long; the first sign of anything else may not.
+        has_first_answer_limit=not isinstance(request, ChatRequest) or request.stream,
+        strict_auth=session.options.strict_auth,
+        is_one_unit=is_one_unit,
+        hedges=session.hedges if is_one_unit and not is_chat else None,
+    )
+
+
+def _expected_local_seconds(session: Session, request: Request, deadline: Deadline) -> float:
+    """The warm local copy's time to its first progress, or, under a fixed deadline, its end."""
+    routing, name = session.settings.routing, request.spec.name
+    if isinstance(request, EmbedRequest):
+        unit = session.latency.p95(name, default=routing.local_embed_seconds)
+        return unit if deadline.renewable else unit * num_units(request)
+    return session.latency.p95(name, default=routing.local_chat_seconds)
+
+
+def _remote_fact(session: Session, remote: RemoteSpec, spec: ModelSpec) -> RemoteFact:
+    from hybrid_infer.remote.keys import is_huggingface_host
+    from hybrid_infer.snapshots.resolve import offline_variable
+
+    target = session.targets[remote.name]
+    if remote.model_id(spec) is None:
+        error = ModelNotAvailableError(f"remote {remote.name!r} does not serve {spec.name}")
+        return RemoteFact(target, Exclusion(target, Reason.MODEL_UNAVAILABLE, spec.name, error))
+    if not is_huggingface_host(remote.base_url):
+        return RemoteFact(target)
+    variable = offline_variable()
+    if variable is not None:
+        offline = APIConnectionError(
+            f"{variable} is set, so remote {remote.name!r} is not used; unset it to go online"
+        )
+        return RemoteFact(target, Exclusion(target, Reason.OFFLINE, variable, offline))
+    if not session.backends.has_key(remote):
+        no_key = AuthenticationError(
+            f"no API key for remote {remote.name!r}: set HF_TOKEN or pass api_key=; "
+            f"get one at {TOKENS_PAGE}"
+        )
+        return RemoteFact(target, Exclusion(target, Reason.NO_API_KEY, "", no_key))
+    return RemoteFact(target)
