@@ -66,11 +66,8 @@ class Session:
             if options.settings is None
             else validated_settings(options.settings)
         )
-        self.device = checked_device(
-            environment.device
-            if options.device == "auto" and environment.device
-            else options.device
-        )
+        asked_device = environment.device if options.device == "auto" else None
+        self.device = checked_device(asked_device or options.device)
         self.dtype = checked_dtype(options.dtype)
         self.deadline_seconds = self._checked_deadline(options.deadline)
         if options.cache is not None:
