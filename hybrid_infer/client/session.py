@@ -61,11 +61,8 @@ class Session:
             options.models, profile=options.profile, base_url=options.base_url
         )
         self.policy = checked_policy(options.policy, environment.policy)
-        self.settings = (
-            self.registry.settings
-            if options.settings is None
-            else validated_settings(options.settings)
-        )
+        given = options.settings
+        self.settings = self.registry.settings if given is None else validated_settings(given)
         asked_device = environment.device if options.device == "auto" else None
         self.device = checked_device(asked_device or options.device)
         self.dtype = checked_dtype(options.dtype)

@@ -140,15 +140,18 @@ def _local(session: Session) -> list[str]:
 
 def _ask(session: Session, request: Request, targets: Sequence[str]) -> _Answers:
     """Send `request` to each of `targets` as a call with ``route=`` would be."""
-    answers = _Answers()
+    answers, task = _Answers(), request.spec.task
     for target in targets:
         try:
-            call = planned(session, request, target, session.limit(request.spec.task, None))
+            planned(session, request, target, session.limit(task, None))
         except HybridInferError as error:
             kept_away = answers.left_out if isinstance(error, _NOT_HERE) else answers.failures
             kept_away[target] = error.message
             continue
         try:
+            if target == LOCAL.name:
+                session.local.warm(request.spec)  # however long that takes
+            call = planned(session, request, target, session.limit(task, None))
             answers.replies[target] = drive(call.flow, call.dispatch).result
         except HybridInferError as error:
             answers.failures[target] = f"{type(error).__name__}: {error.message}"

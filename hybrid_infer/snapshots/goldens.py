@@ -47,8 +47,8 @@ def golden_file(repo: str, revision: str, folder: Path = FOLDER) -> Path:
 @functools.lru_cache(maxsize=256)  # Hub ids come from callers
 def has_goldens(spec: ModelSpec) -> bool:
     """Whether this package has goldens of exactly this model at this commit."""
-    if spec.task != "embeddings" or spec.revision is None:
-        return False
+    if spec.task != "embeddings" or spec.revision is None or spec.prompt:
+        return False  # they were made without a prompt
     return golden_file(spec.repo, spec.revision).is_file()
 
 

@@ -16,7 +16,9 @@ def judged(vectors, bound=0.999):
 
 def test_equal_vectors_agree():
     rows = judged(UNIT)
-    assert [(row.target, row.probe, row.cosine, row.max_abs, row.norm, row.why) for row in rows] == [
+    assert [
+        (row.target, row.probe, row.cosine, row.max_abs, row.norm, row.why) for row in rows
+    ] == [
         ("far", "one", 1.0, 0.0, 1.0, ""),
         ("far", "two", 1.0, 0.0, 1.0, ""),
     ]

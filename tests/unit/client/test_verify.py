@@ -124,9 +124,9 @@ def test_nothing_to_compare_is_unverifiable():
 
 @pytest.mark.parametrize("name", ["embeddings/small", "chat/small"])
 def test_a_tiny_copy_alone_is_unverifiable(name):
-    with HybridClient(profile="tiny", policy="local-only") as client:
-        with pytest.raises(UnverifiableError):
-            client.verify(name)
+    tiny = HybridClient(profile="tiny", policy="local-only")
+    with tiny as client, pytest.raises(UnverifiableError):
+        client.verify(name)
 
 
 def test_a_remote_without_goldens_or_local_is_unverifiable(remotely):

@@ -52,6 +52,7 @@ def test_another_model_another_commit_and_no_pin_have_none():
         replace(small, revision=None),
         replace(small, revision="f" * 40),
         replace(small, task="chat"),
+        replace(small, prompt="query: "),
         load_registry(profile="tiny").resolve("embeddings", "small"),
     ):
         assert not has_goldens(spec)
