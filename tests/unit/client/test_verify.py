@@ -12,7 +12,7 @@ from hybrid_infer import (
     UnverifiableError,
 )
 from hybrid_infer.snapshots.probes import PROBES
-from hybrid_infer.testing import Reply
+from hybrid_infer.testing import Reply, SentenceTransformerAnswers
 
 
 @pytest.fixture
@@ -176,3 +176,46 @@ def test_a_damaged_local_copy_is_not_ok(weights, golden_fake, monkeypatch, tmp_p
         report = client.verify("embeddings/small")
     assert (report.ok, report.compared) == (False, "remote:local")
     assert any("local" in line for line in report.failures)
+
+
+def cut_at(window):
+    def change(answers):
+        answers._model[0].max_seq_length = window
+
+    return change
+
+
+def read_as(rewritten):
+    def change(answers):
+        honest = answers.embed
+        answers.embed = lambda model, texts, **options: honest(
+            model, [rewritten(text) for text in texts], **options
+        )
+
+    return change
+
+
+@pytest.mark.real_weights
+@pytest.mark.parametrize(
+    ("change", "noticed"),
+    [
+        (lambda answers: None, set()),
+        (cut_at(128), {"over-length"}),
+        (cut_at(512), {"over-length"}),
+        (read_as(lambda text: text.replace("$", "")), {"$&"}),
+        (read_as(lambda text: text.encode("ascii", "ignore").decode()), {"accents", "cjk"}),
+        (read_as(lambda text: f"query: {text}"), {"plain", "one token", "whitespace only"}),
+    ],
+    ids=["honest", "window 128", "window 512", "signs lost", "ascii only", "prompt added"],
+)
+def test_what_servers_get_wrong_is_noticed(real_hub, weights, fake_remote_factory, change, noticed):
+    answers = SentenceTransformerAnswers(weights / "all-MiniLM-L6-v2")
+    change(answers)
+    fake = fake_remote_factory(answers=answers)
+    for policy, compared in [("remote-first", "remote:local"), ("remote-only", "remote:goldens")]:
+        with HybridClient(base_url=fake.url, policy=policy) as client:
+            report = client.verify("embeddings/small")
+        assert report.compared == compared
+        wrong = {row.probe for row in report.probes if row.why}
+        assert noticed <= wrong
+        assert report.ok is not bool(noticed)

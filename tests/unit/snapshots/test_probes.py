@@ -1,3 +1,6 @@
+import re
+
+from hybrid_infer.client.texts import cut_long_text
 from hybrid_infer.snapshots.probes import CANARY_PROBES, PROBES, probes_digest
 
 
@@ -15,7 +18,12 @@ def test_the_hostile_ones_are_there():
     assert "🎉" in texts["emoji"]
     assert not texts["whitespace only"].strip()
     assert "$&" in texts["$&"]
-    assert len(texts["over-length"].split()) > 384, "a word is a token at least"
+    over_length = re.findall(r"\w+|[^\w\s]", texts["over-length"])
+    assert len(over_length) > 512, "a word is a token at least, and so is a sign"
+
+
+def test_they_are_sent_as_they_are():
+    assert [cut_long_text(probe.text, 256).text for probe in PROBES] == [p.text for p in PROBES]
 
 
 def test_the_canary_sends_the_first_two():
