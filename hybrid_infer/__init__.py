@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from hybrid_infer.datatypes.embeddings import (
         EmbeddingUsage as EmbeddingUsage,
     )
+    from hybrid_infer.datatypes.parity import (
+        ParityReport as ParityReport,
+    )
+    from hybrid_infer.datatypes.parity import (
+        ProbeParity as ProbeParity,
+    )
     from hybrid_infer.datatypes.route import (
         Attempt as Attempt,
     )
@@ -117,6 +123,9 @@ if TYPE_CHECKING:
     from hybrid_infer.errors import (
         StreamInterruptedError as StreamInterruptedError,
     )
+    from hybrid_infer.errors import (
+        UnverifiableError as UnverifiableError,
+    )
     from hybrid_infer.settings import (
         EmbeddingSettings as EmbeddingSettings,
     )
@@ -166,6 +175,8 @@ _EXPORTS = {
     "ModelNotAvailableError": "hybrid_infer.errors",
     "ModelNotDownloadedError": "hybrid_infer.errors",
     "OverloadedError": "hybrid_infer.errors",
+    "ParityReport": "hybrid_infer.datatypes.parity",
+    "ProbeParity": "hybrid_infer.datatypes.parity",
     "QuotaExceededError": "hybrid_infer.errors",
     "RateLimitError": "hybrid_infer.errors",
     "Reason": "hybrid_infer.datatypes.route",
@@ -175,6 +186,7 @@ _EXPORTS = {
     "RoutingSettings": "hybrid_infer.settings",
     "Settings": "hybrid_infer.settings",
     "StreamInterruptedError": "hybrid_infer.errors",
+    "UnverifiableError": "hybrid_infer.errors",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604 - the names come from one table

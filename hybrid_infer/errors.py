@@ -19,6 +19,7 @@ The tree (indentation is inheritance)::
       StreamInterruptedError          a stream ended without a finish_reason; ``partial`` holds its text
       EmbeddingSpaceMismatchError     vectors of another space would have been returned
       ModelNotDownloadedError         no local snapshot, and none may be downloaded now
+      UnverifiableError               ``verify`` has nothing to compare a model with
       ModelIntegrityError             a snapshot is damaged or is not the model it claims to be
       InsufficientMemoryError         the local copy does not fit this machine
       OverloadedError                 a queue is full
@@ -175,6 +176,10 @@ class ModelNotDownloadedError(HybridInferError):
 
 class ModelIntegrityError(HybridInferError):
     """A snapshot is damaged, incomplete, or not the model that its alias describes."""
+
+
+class UnverifiableError(HybridInferError):
+    """``verify`` has nothing to compare: fewer than two of a remote, a local copy and goldens are here."""
 
 
 class InsufficientMemoryError(HybridInferError):

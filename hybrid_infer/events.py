@@ -60,7 +60,19 @@ class ModelLoaded:
     load_seconds: float
 
 
-Event: TypeAlias = AttemptFinished | FellBack | CallFinished | CallFailed | ModelLoaded
+@dataclass(frozen=True, slots=True)
+class RemoteQuarantined:
+    """A remote's vectors are not those of the model, so it is not asked for it for a while."""
+
+    model: str
+    target: str
+    cos_min: float | None
+    seconds: float
+
+
+Event: TypeAlias = (
+    AttemptFinished | FellBack | CallFinished | CallFailed | ModelLoaded | RemoteQuarantined
+)
 Observer: TypeAlias = Callable[[Event], None]
 
 

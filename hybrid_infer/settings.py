@@ -13,6 +13,7 @@ from hybrid_infer.errors import ConfigError
 
 Policy = Literal["remote-first", "local-first", "remote-only", "local-only"]
 Preload = Literal["on_failure", "at_start", "never"]
+CanaryMode = Literal["elsewhere", "always", "never"]
 
 POLICIES: tuple[Policy, ...] = ("remote-first", "local-first", "remote-only", "local-only")
 
@@ -58,6 +59,10 @@ class RoutingSettings:
         preload: when a cold local copy starts loading in the background.
         hedge: whether a small ``embed`` call whose remote is slower than usual is also computed
             locally, the first answer winning; at most one call in twenty.
+        canary: which remotes' embeddings are compared in the background with what the pinned
+            model is known to answer: those ``elsewhere``, that is, not on this machine
+            (default), ``always`` every one, or ``never`` any.
+        canary_seconds: time between two such comparisons of one model at one remote.
     """
 
     embed_timeout_seconds: Seconds = 30.0
@@ -70,6 +75,8 @@ class RoutingSettings:
     local_chat_seconds: Seconds = 20.0
     preload: Preload = "on_failure"
     hedge: bool = False
+    canary: CanaryMode = "elsewhere"
+    canary_seconds: Seconds = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ TRIAL = """
 import pathlib, hybrid_infer
 from hybrid_infer.registry import load_registry
 registry = load_registry()
-assert registry.resolve("embeddings", "small").dim == 384
+small = registry.resolve("embeddings", "small")
+from hybrid_infer.snapshots.goldens import load_goldens
+assert load_goldens(small).vectors.shape[1] == small.dim == 384
 print(pathlib.Path(hybrid_infer.__file__).parent)
 """
 

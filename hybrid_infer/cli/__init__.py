@@ -1,6 +1,7 @@
 """The command line, one file a command.
 
-Exit codes: 0 done; 1 the call was tried and failed; 2 wrong usage, request or configuration;
+Exit codes: 0 done; 1 the call was tried and failed; 2 wrong usage, request or configuration,
+or nothing to verify with;
 3 not available here (not downloaded, gated, offline, no API key, too little memory, a missing
 extra); 130 interrupted.
 """
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_infer.cli import chat, demo, doctor, embed, fake_remote, models, output, pull
+from hybrid_infer.cli import chat, demo, doctor, embed, fake_remote, models, output, pull, verify
 from hybrid_infer.errors import HybridInferError
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ app.command("chat")(chat.chat)
 app.command("embed")(embed.embed)
 app.command("models")(models.models)
 app.command("pull")(pull.pull)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.command("fake-remote")(fake_remote.fake_remote)
 

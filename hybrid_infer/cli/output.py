@@ -22,6 +22,7 @@ from hybrid_infer.errors import (
     InvalidRequestError,
     ModelNotAvailableError,
     ModelNotDownloadedError,
+    UnverifiableError,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _ABSENT_IF_UNTRIED = (AuthenticationError, ModelNotAvailableError, APIConnection
 
 def exit_code(error: HybridInferError) -> int:
     """The exit code that stands for `error`."""
-    if isinstance(error, (ConfigError, InvalidRequestError)):
+    if isinstance(error, (ConfigError, InvalidRequestError, UnverifiableError)):
         return EXIT_USAGE
     untried = isinstance(error, _ABSENT_IF_UNTRIED) and not error.attempts
     return EXIT_UNAVAILABLE if untried or isinstance(error, _ABSENT) else EXIT_FAILED

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client import compat, inventory, results, verify
 from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
@@ -23,6 +23,7 @@ from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.embeddings import Embeddings
+from hybrid_infer.datatypes.parity import ParityReport
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.events import Observer
@@ -188,6 +189,10 @@ class AsyncHybridClient:
     async def unload(self, names: str | Iterable[str]) -> None:
         """`HybridClient.unload`, awaited."""
         await asyncio.to_thread(inventory.unload, self._session, names)
+
+    async def verify(self, name: str) -> ParityReport:
+        """`HybridClient.verify`, awaited."""
+        return await asyncio.to_thread(verify.verify, self._session, name)
 
     def status(self) -> dict[str, Any]:
         """Every target's state: closed gates with reason and seconds left, local copies."""

@@ -28,7 +28,8 @@ def route_of(session: Session, call: Call, decision: Decision) -> Route:
         provider=None if is_local else decision.target.name,
         model=provenance.model,
         revision=provenance.revision,
-        verified=provenance.verified,
+        verified=provenance.verified
+        or session.canary.trusts(decision.target.name, call.request.spec),
         reason=decision.reason,
         detail=decision.detail,
         attempts=decision.attempts,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from hybrid_infer.client.calls import Call, num_units
+from hybrid_infer.client.comparing import compare_soon
 from hybrid_infer.client.continuing import Continuing
 from hybrid_infer.client.reporting import finished
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
@@ -29,6 +30,8 @@ def embeddings(session: Session, call: Call, decision: Decision) -> Embeddings:
         seconds = decision.attempts[-1].latency_seconds / num_units(request)
         session.latency.record(request.spec.name, seconds)
     route = finished(session, call, decision)
+    if decision.target.kind == "remote":
+        compare_soon(session, decision.target, request.spec)
     return Embeddings(
         vectors=reply.vectors,
         route=route,

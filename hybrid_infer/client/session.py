@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hybrid_infer.client import checks, requests
 from hybrid_infer.client.backends import Backends
+from hybrid_infer.client.canary import Canary
 from hybrid_infer.client.options import (
     ClientOptions,
     as_config_error,
@@ -90,6 +91,7 @@ class Session:
             on_event=self.on_event,
             on_limits=lambda name, state: self.pacing.of(name).learn(state, self.clock()),
         )
+        self.canary = Canary(self.remotes, self.settings.routing, clock=self.clock)
         # Streams hold their session, so that a lost client does not cut an answer off.
         weakref.finalize(self, self.backends.close)
         self.targets = {

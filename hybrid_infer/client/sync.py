@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client import compat, inventory, results, verify
 from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
@@ -22,6 +21,7 @@ from hybrid_infer.client.streams import ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.embeddings import Embeddings
+from hybrid_infer.datatypes.parity import ParityReport
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.events import Observer
@@ -222,11 +222,7 @@ class HybridClient:
     def feature_extraction(
         self, text: Texts, model: str = "default", normalize: bool = True, truncate: bool = True
     ) -> NDArray[np.float32]:
-        """`embed` in the shape of ``huggingface_hub.InferenceClient``.
-
-        Returns:
-            float32 ``(dim,)`` for one string, ``(n, dim)`` for a sequence.
-        """
+        """`embed` in huggingface_hub's shape: float32 ``(dim,)``, or ``(n, dim)`` for a sequence."""
         vectors = self.embed(text, model, normalize, truncate).vectors
         return compat.one_or_many(text, vectors)
 
@@ -267,6 +263,10 @@ class HybridClient:
         """Drop loaded local copies from memory."""
         inventory.unload(self._session, names)
 
+    def verify(self, name: str) -> ParityReport:
+        """Compare remotes with local, or with goldens; nothing to compare: `UnverifiableError`."""
+        return verify.verify(self._session, name)
+
     def status(self) -> dict[str, Any]:
         """Every target's state: closed gates with reason and seconds left, local copies."""
         return inventory.status(self._session)
@@ -282,12 +282,7 @@ class HybridClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

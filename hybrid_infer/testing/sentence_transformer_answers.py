@@ -23,13 +23,13 @@ class SentenceTransformerAnswers:
 
     def __init__(self, path: str | os.PathLike[str], chat: Answers | None = None) -> None:
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Normalize
 
         whole = SentenceTransformer(
             os.fspath(path), device="cpu", local_files_only=True, trust_remote_code=False
         ).float()
-        # Without the folder's own Normalize, normalize=False gives what it says.
-        modules = [module for module in whole if not isinstance(module, Normalize)]
+        # Without the folder's own Normalize, normalize=False gives what it says. By name, because
+        # the class moves between versions.
+        modules = [module for module in whole if type(module).__name__ != "Normalize"]
         self._model = SentenceTransformer(modules=modules, device="cpu")
         self._chat: Answers = EchoAnswers() if chat is None else chat
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ from hybrid_infer import (
     Embeddings,
     HybridClient,
     HybridInferError,
+    ParityReport,
     Reason,
     Route,
     Settings,
@@ -54,3 +55,9 @@ async def stream_async(prompt: str) -> str:
                 text += chunk.choices[0].delta.content or ""
         similar: list[float] = await client.sentence_similarity("a", ["b"])
     return f"{text} {similar}"
+
+
+async def verify(name: str) -> float | None:
+    report: ParityReport = HybridClient().verify(name)
+    again: ParityReport = await AsyncHybridClient().verify(name)
+    return report.cos_min if report and again.ok else None
