@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
 from hybrid_infer.local.embedding.attention import packed_attention, relative_bias
-from hybrid_infer.local.embedding.batching import equal_length_groups, plan_batches
+from hybrid_infer.local.embedding.batching import equal_length_groups
 from hybrid_infer.local.generation.prompting import room_left
 from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
@@ -24,19 +24,6 @@ def facts(gigabytes, dtype="F32"):
     return SnapshotFacts(
         "t5", (), "mean", False, True, 256, 768, "", None, int(gigabytes * 1e9), dtype
     )
-
-
-@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 1000))
-def test_every_text_is_in_exactly_one_batch_within_the_budget(lengths, budget):
-    batches = list(plan_batches(lengths, budget))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        tokens = sum(lengths[index] for index in batch)
-        assert tokens <= budget or len(batch) == 1
-        ordered = [lengths[index] for index in batch]
-        assert ordered == sorted(ordered, reverse=True)
-        groups = equal_length_groups(ordered)
-        assert sum(count * length for _, count, length in groups) == tokens
 
 
 def test_auto_dtype_follows_the_hardware():

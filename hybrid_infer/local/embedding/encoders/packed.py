@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybrid_infer.local.embedding.attention import Group
 from hybrid_infer.local.embedding.batching import equal_length_groups
+from hybrid_infer.local.embedding.encoders import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Packed:
     groups: list[Group]
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
+    def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
         """Pack sequences that are sorted by length."""
         flat = np.concatenate([np.asarray(ids, np.int64) for ids in sequences])
         lengths = tuple(len(ids) for ids in sequences)
