@@ -82,7 +82,7 @@ class BatchRunner:
         return []
 
     def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> None:
-        finite: list[bool] = list(np.isfinite(rows).all(axis=1))
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=1)
         for entry in part:
             entry.owner.deadline.renew()
         for entry, row, is_finite in zip(part, rows, finite, strict=True):
