@@ -67,21 +67,26 @@ def attention_buckets(lengths: Sequence[int], device: torch.device) -> list[Buck
     return buckets
 
 
-def attention_masks(buckets: Sequence[Bucket], bias: Tensor | None) -> Masks:
+def attention_masks(
+    buckets: Sequence[Bucket], dtype: torch.dtype, bias: Tensor | None = None
+) -> Masks:
     """What each bucket adds to its scores; made once for all layers.
 
     Args:
         buckets: of a batch.
+        dtype: of the scores.
         bias: ``(1, heads, longest, longest)``; shorter buckets use its upper left corner.
     """
-    if bias is None:
-        return [bucket.mask for bucket in buckets]
     masks: Masks = []
     for bucket in buckets:
-        corner = bias[:, :, : bucket.length, : bucket.length]
+        corner = None
+        if bias is not None:
+            corner = bias[:, :, : bucket.length, : bucket.length]
+        elif bucket.mask is not None:
+            corner = torch.zeros(bucket.mask.shape, dtype=dtype, device=bucket.mask.device)
         masks.append(
             corner
-            if bucket.mask is None
+            if bucket.mask is None or corner is None
             else corner.masked_fill(bucket.mask.logical_not(), float("-inf"))
         )
     return masks

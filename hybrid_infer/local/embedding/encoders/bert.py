@@ -56,7 +56,7 @@ class Bert:
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
         x = self._norm(self._words[packed.ids] + self._positions[packed.positions])
-        masks = attention_masks(packed.buckets, None)
+        masks = attention_masks(packed.buckets, x.dtype)
         for layer in self._layers:
             x = layer(x, packed, masks)
         return x

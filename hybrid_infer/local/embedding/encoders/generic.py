@@ -41,9 +41,10 @@ class GenericEncoder:
         tokenizer = self.model.tokenizer
         padded = tokenizer.pad({"input_ids": [list(ids) for ids in sequences]}, return_tensors="pt")
         features = {key: value.to(self._device) for key, value in padded.items()}
-        for module in self.model:
-            if type(module).__name__ == "Normalize" and not normalize:
-                continue
-            features = module(features)
+        with torch.inference_mode():
+            for module in self.model:
+                if type(module).__name__ == "Normalize" and not normalize:
+                    continue
+                features = module(features)
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors

@@ -54,7 +54,7 @@ class MPNet:
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
         x = self._norm(self._words[packed.ids] + self._positions[_positions(packed)])
-        masks = attention_masks(packed.buckets, self._bias(packed.longest))
+        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
         for layer in self._layers:
             x = layer(x, packed, masks)
         return x

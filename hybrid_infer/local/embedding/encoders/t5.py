@@ -106,7 +106,7 @@ class T5:
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
         x = self._words[packed.ids]
-        masks = attention_masks(packed.buckets, self._bias(packed.longest))
+        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
         for layer in self._layers:
             x = layer(x, packed, masks)
         return self._norm(x)

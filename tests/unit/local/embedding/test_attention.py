@@ -24,7 +24,7 @@ def expected(rows, bias):
 
 def attention(qkv, lengths, bias):
     buckets = attention_buckets(lengths, CPU)
-    masks = attention_masks(buckets, bias)
+    masks = attention_masks(buckets, qkv.dtype, bias)
     return packed_attention(qkv, buckets, masks, num_heads=2, scale=0.5)
 
 
