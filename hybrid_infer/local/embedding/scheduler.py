@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
-from hybrid_infer.errors import EngineClosedError, HybridInferError
+from hybrid_infer.errors import EngineClosedError, HybridInferError, OverloadedError
 from hybrid_infer.local.embedding.admission import Admission, Claim
 from hybrid_infer.local.embedding.batching import Entry, Window
 from hybrid_infer.local.embedding.job import EmbedJob
@@ -110,11 +110,12 @@ class Scheduler:
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
-            claim = self._admission.admit(job.num_texts, job.num_tokens)
-            self._live[job.future] = (job, claim)
             self._ensure("compute", self._compute_next)
             if lengths is None:
                 self._ensure("tokenize", self._tokenize_next)
+            claim = self._admission.admit(job.num_texts, job.num_tokens)
+            self._live[job.future] = (job, claim)
+            if lengths is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
             else:
@@ -220,7 +221,10 @@ class Scheduler:
             thread = threading.Thread(
                 target=self._loop, args=(task, step), name=f"{self._name}-{task}", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left
+                raise OverloadedError(f"no thread for the local engine: {error}") from error
             self._threads[task] = thread
 
     def _loop(self, task: str, step: Callable[[], bool]) -> None:
@@ -236,20 +240,28 @@ class Scheduler:
         with self._lock:
             victims = self._busy_with.pop(task, [])
             del self._threads[task]
-            is_final = isinstance(error, EngineClosedError) or not self._restarts.allows_one_more()
-            if is_final:
+            if self._is_spent(error, task, step):
                 self._is_closed = True
                 victims = [job for job, _ in self._live.values()]
                 self._can_compute.notify_all()
                 self._can_tokenize.notify_all()
-            elif not self._is_closed:
-                self._ensure(task, step)
         if isinstance(error, EngineClosedError):
             reason = error.message
         else:
             reason = f"the {task} thread of the local engine died ({type(error).__name__})"
         for job in victims:
             job.fail(EngineClosedError(reason))
+
+    def _is_spent(self, error: BaseException, task: str, step: Callable[[], bool]) -> bool:
+        """Replace a dead thread, unless that is of no use."""
+        if isinstance(error, EngineClosedError) or not self._restarts.allows_one_more():
+            return True
+        if not self._is_closed:
+            try:
+                self._ensure(task, step)
+            except OverloadedError:
+                return True
+        return False
 
     def close(self) -> None:
         """Answer everyone at once; the running batch ends on its own."""

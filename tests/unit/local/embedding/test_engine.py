@@ -368,6 +368,17 @@ def test_a_forked_child_is_told_so(engine):
     engine._scheduler._owner += 1
 
 
+def test_a_system_without_threads_is_an_overload(engine, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OverloadedError, match="thread"):
+            submit(engine, "a")
+    assert embed(engine, "a").vectors.shape == (1, 2)
+
+
 def test_many_threads_get_their_own_rows(encoder):
     engine = make_engine(encoder, token_budget=200)
 
