@@ -39,7 +39,9 @@ class GenericEncoder:
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         tokenizer = self.model.tokenizer
-        padded = tokenizer.pad({"input_ids": [list(ids) for ids in sequences]}, return_tensors="pt")
+        padded = tokenizer.pad(
+            {"input_ids": [np.asarray(ids).tolist() for ids in sequences]}, return_tensors="pt"
+        )
         features = {key: value.to(self._device) for key, value in padded.items()}
         with torch.inference_mode():
             for module in self.model:
