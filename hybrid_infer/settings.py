@@ -92,7 +92,7 @@ class EmbeddingSettings:
 
     remote_batch_size: Annotated[int, Bounds(at_least=1, at_most=32)] = 32
     remote_concurrency: Annotated[int, Bounds(at_least=1, at_most=64)] = 8
-    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] = 8192
+    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] = 4096
     norm_tolerance: Fraction = 0.02
 
 

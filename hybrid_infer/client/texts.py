@@ -11,8 +11,6 @@ from hybrid_infer.errors import InvalidRequestError
 MAX_BLANK_RUN = 1024
 CHARACTERS_PER_TOKEN = 64
 
-# The look-behind lets a run match only from its start: linear time whatever the text.
-_BLANK_RUN = re.compile(rf"(?<!\s)\s{{{MAX_BLANK_RUN + 1},}}")
 _WORD = re.compile(r"\S+")
 
 
@@ -77,15 +75,18 @@ def cut_long_text(text: str, max_seq_length: int) -> CutText:
     """
     if len(text) <= 2 * MAX_BLANK_RUN:
         return CutText(text, is_truncated=False)
-    shorter = _BLANK_RUN.sub(" ", text)
     most_characters = max_seq_length * CHARACTERS_PER_TOKEN
     end, is_truncated = 0, False
     pieces: list[str] = []
-    for count, word in enumerate(_WORD.finditer(shorter)):
+    for count, word in enumerate(_WORD.finditer(text)):
         if count == max_seq_length:
             return CutText("".join(pieces), is_truncated=True)
         stop = min(word.end(), word.start() + most_characters)
-        pieces.append(shorter[end:stop])
+        pieces += (_shortened(text[end : word.start()]), text[word.start() : stop])
         is_truncated = is_truncated or stop < word.end()
         end = word.end()
-    return CutText("".join(pieces) + shorter[end:], is_truncated)
+    return CutText("".join(pieces) + _shortened(text[end:]), is_truncated)
+
+
+def _shortened(blanks: str) -> str:
+    return blanks if len(blanks) <= MAX_BLANK_RUN else " "

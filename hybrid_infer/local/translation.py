@@ -28,7 +28,7 @@ def local_errors(activity: str) -> Iterator[None]:
     except MemoryError:
         raise InsufficientMemoryError(f"{activity} ran out of memory") from None
     except Exception as error:  # any fault of the engine must reach the caller, typed
-        if type(error).__name__ == "OutOfMemoryError":
+        if _is_out_of_memory(error):
             raise InsufficientMemoryError(f"{activity} ran out of memory: {error}") from error
         raise LocalEngineError(f"{activity} failed: {type(error).__name__}: {error}") from error
 
@@ -48,8 +48,15 @@ def loading_errors(model: str) -> Iterator[None]:
     except MemoryError:
         raise InsufficientMemoryError(f"loading {model} ran out of memory") from None
     except Exception as error:  # a snapshot may break any part of the loaders
-        if type(error).__name__ == "OutOfMemoryError":
+        if _is_out_of_memory(error):
             raise InsufficientMemoryError(f"loading {model} ran out of memory") from error
         raise ModelIntegrityError(
             f"{model} could not be loaded: {type(error).__name__}: {error}"
         ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch's own error on a GPU; on a CPU its allocator raises a bare RuntimeError."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.facts import weight_files
 
-_PROBE_TOLERANCE = 0.05
+_PROBE_TOLERANCES = {torch.bfloat16: 0.05, torch.float32: 1e-4}
 
 
 class Weights:
@@ -73,9 +73,9 @@ class Weights:
 class Linear:
     """``y = x Wᵀ + b``, optionally followed by GELU.
 
-    On a CPU that multiplies bfloat16 the weight is kept in oneDNN's own blocked layout through
-    torch's mkldnn operators. They are not public: a probe at first use compares them with
-    `torch.nn.functional.linear`, which serves wherever they are missing or wrong.
+    On a CPU the weight is kept in oneDNN's own blocked layout through torch's mkldnn operators,
+    which also fuse what follows the product. They are not public: a probe at first use compares
+    them with `torch.nn.functional.linear`, which serves wherever they are missing or wrong.
 
     Args:
         weight: ``(out, in)``.
@@ -101,6 +101,12 @@ class Linear:
         y = functional.linear(x, self._weight, self._bias)  # type: ignore[arg-type]  # kept unless packed
         return functional.gelu(y) if self._gelu else y
 
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Apply to ``(tokens, in)`` and add a ``(tokens, out)``."""
+        if self._packed is not None:
+            return _pointwise_add(x, residual, self._packed, self._bias)
+        return functional.linear(x, self._weight, self._bias).add_(residual)  # type: ignore[arg-type]  # as above
+
 
 def _prepacked(weight: Tensor) -> Any:
     operator = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001 - probed by can_prepack
@@ -114,6 +120,12 @@ def _pointwise(x: Tensor, packed: Any, bias: Tensor | None, *, gelu: bool) -> Te
     return result
 
 
+def _pointwise_add(x: Tensor, residual: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+    operator = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001 - probed by can_prepack
+    result: Tensor = operator(x, residual, packed, bias, "add")
+    return result
+
+
 def _has_mkldnn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]  # torch's
 
@@ -121,16 +133,22 @@ def _has_mkldnn() -> bool:
 @cache
 def can_prepack(dtype: torch.dtype) -> bool:
     """Whether the private operators are here and compute what `functional.linear` does."""
-    if dtype is not torch.bfloat16 or not _has_mkldnn():
+    if dtype not in _PROBE_TOLERANCES or not _has_mkldnn():
         return False
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (32, 48), (32,))
+    x, weight, bias, residual = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((5, 48), (32, 48), (32,), (5, 32))
     )
     try:
         packed = _prepacked(weight)
         got = _pointwise(x, packed, bias, gelu=True)
+        summed = _pointwise_add(x, residual, packed, bias)
     except (AttributeError, RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
         return False
-    expected = functional.gelu(functional.linear(x, weight, bias))
-    return bool(torch.allclose(got.float(), expected.float(), atol=_PROBE_TOLERANCE))
+    plain = functional.linear(x, weight, bias)
+    tolerance = _PROBE_TOLERANCES[dtype]
+    return all(
+        torch.allclose(ours.float(), expected.float(), rtol=tolerance, atol=tolerance)
+        for ours, expected in ((got, functional.gelu(plain)), (summed, plain + residual))
+    )

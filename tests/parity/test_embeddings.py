@@ -68,7 +68,7 @@ def test_the_generic_path_agrees_with_the_packed_one(alias):
     packed = load_encoder(path, snapshot_facts(path), placement)
     assert isinstance(packed, PackedEncoder)
     generic = GenericEncoder(path, placement)
-    sequences = [[5, 9, 40, 41, 6], [5, 70, 6]]
+    sequences = [np.array(ids, np.int32) for ids in ([5, 9, 40, 41, 6], [5, 70, 6])]
     for normalize in (True, False):
         import torch
 

@@ -1,41 +1,200 @@
-"""Which texts are computed together. Pure: lengths in, batches of indices out."""
+"""Which sequences are computed together. Pure: lengths in, batches out; no clock, no lock, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+SHORTEST_BUCKET = 16
+
+OwnerT = TypeVar("OwnerT", bound=Hashable)
 
 
-def plan_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, none above the budget.
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[OwnerT]):
+    """One sequence that waits.
 
-    The longest go first, so that memory is highest at the start and a budget that is too large
-    shows at once. A single text longer than the budget is a batch of its own.
-
-    Args:
-        lengths: tokens of each text.
-        token_budget: real tokens of a batch at most; nothing is padded.
+    Attributes:
+        owner: whose it is.
+        index: which of the owner's sequences.
+        length: its tokens.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    batch: list[int] = []
-    tokens = 0
-    for index in order:
-        if batch and tokens + lengths[index] > token_budget:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += lengths[index]
-    if batch:
-        yield batch
+
+    owner: OwnerT
+    index: int
+    length: int
 
 
-def equal_length_groups(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Runs of equal length in a batch: ``(first token, number of texts, tokens of each)``."""
-    groups: list[tuple[int, int, int]] = []
-    start = index = 0
-    while index < len(lengths):
-        length, first = lengths[index], index
-        while index < len(lengths) and lengths[index] == length:
-            index += 1
-        groups.append((start, index - first, length))
-        start += (index - first) * length
-    return groups
+class _Queue(Generic[OwnerT]):
+    """One owner's sequences: bulks in order of arrival, each with its longest sequence first."""
+
+    __slots__ = ("bulks", "kind", "tokens")
+
+    def __init__(self, kind: Hashable) -> None:
+        self.kind = kind
+        self.bulks: deque[list[Entry[OwnerT]]] = deque()
+        self.tokens = 0
+
+    def add(self, entries: list[Entry[OwnerT]]) -> None:
+        entries.sort(key=lambda entry: -entry.length)
+        entries.reverse()  # a list is popped at its end
+        self.bulks.append(entries)
+        self.tokens += sum(entry.length for entry in entries)
+
+    def peek(self) -> Entry[OwnerT]:
+        return self.bulks[0][-1]
+
+    def pop(self) -> Entry[OwnerT]:
+        entry = self.bulks[0].pop()
+        self.tokens -= entry.length
+        if not self.bulks[0]:
+            self.bulks.popleft()
+        return entry
+
+
+class Window(Generic[OwnerT]):
+    """Sequences of many owners, from which the next batch is taken.
+
+    Who goes first: owners rotate, the least recently served in front, and every owner gets an
+    equal share of a batch's tokens before anyone gets more. So a single query is in the next
+    batch, whatever bulk job it meets, and the owner in front is always served: nobody starves.
+
+    What goes together: an owner adds its sequences in bulks, and a bulk is taken from its longest
+    sequence down, so neighbours in a batch have similar lengths. A bulk never overtakes an earlier
+    one of its owner, so short sequences do not wait for ever behind longer ones that keep coming.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[OwnerT, _Queue[OwnerT]] = {}  # in the order of the rotation
+
+    def __len__(self) -> int:
+        return sum(len(bulk) for queue in self._queues.values() for bulk in queue.bulks)
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def tokens_of(self, owner: OwnerT) -> int:
+        """Tokens that wait for one owner."""
+        queue = self._queues.get(owner)
+        return 0 if queue is None else queue.tokens
+
+    def add(self, owner: OwnerT, kind: Hashable, lengths: Iterable[tuple[int, int]]) -> None:
+        """Add a bulk of sequences.
+
+        Args:
+            owner: whose they are.
+            kind: only sequences of equal kinds share a batch; one owner has one kind.
+            lengths: ``(index, tokens)`` of each sequence.
+        """
+        entries = [Entry(owner, index, length) for index, length in lengths]
+        if entries:
+            self._queues.setdefault(owner, _Queue(kind)).add(entries)
+
+    def discard(self, owner: OwnerT) -> None:
+        """Forget an owner's sequences; they will never be in a batch."""
+        self._queues.pop(owner, None)
+
+    def take(
+        self,
+        token_budget: int,
+        max_items: int,
+        is_wanted: Callable[[OwnerT], bool] = lambda _: True,
+    ) -> list[Entry[OwnerT]]:
+        """Remove and return the next batch, longest first; empty if nothing waits.
+
+        Args:
+            token_budget: tokens of the batch at most; a longer sequence is a batch of its own.
+            max_items: sequences of the batch at most.
+            is_wanted: asked once per owner; what is not wanted is dropped.
+        """
+        for owner in [owner for owner in self._queues if not is_wanted(owner)]:
+            self.discard(owner)
+        if not self._queues:
+            return []
+        kind = next(iter(self._queues.values())).kind
+        owners = [owner for owner, queue in self._queues.items() if queue.kind == kind]
+        batch = _Batch[OwnerT](token_budget, max_items)
+        for limit in (token_budget // len(owners), token_budget):
+            for owner in owners:
+                queue = self._queues.get(owner)
+                if queue is not None:
+                    self._serve(owner, queue, batch, limit)
+            if batch.is_full:
+                break
+        batch.entries.sort(key=lambda entry: -entry.length)
+        return batch.entries
+
+    def _serve(
+        self, owner: OwnerT, queue: _Queue[OwnerT], batch: _Batch[OwnerT], limit: int
+    ) -> None:
+        """Move sequences into the batch: one if it fits, more while they stay within `limit`."""
+        if not batch.admits(queue.peek().length):
+            return
+        del self._queues[owner]
+        taken = 0
+        while queue.bulks and batch.admits(length := queue.peek().length):
+            if taken and taken + length > limit:
+                break
+            batch.add(queue.pop())
+            taken += length
+        if queue.bulks:
+            self._queues[owner] = queue  # at the end of the rotation
+
+
+class _Batch(Generic[OwnerT]):
+    __slots__ = ("_items_left", "_tokens_left", "entries")
+
+    def __init__(self, token_budget: int, max_items: int) -> None:
+        self._tokens_left, self._items_left = token_budget, max_items
+        self.entries: list[Entry[OwnerT]] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self._tokens_left <= 0 or self._items_left <= 0
+
+    def admits(self, length: int) -> bool:
+        if not self.entries:
+            return True
+        return self._items_left > 0 and length <= self._tokens_left
+
+    def add(self, entry: Entry[OwnerT]) -> None:
+        self.entries.append(entry)
+        self._tokens_left -= entry.length
+        self._items_left -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBucket:
+    """Neighbours in a batch that attend together.
+
+    Attributes:
+        first: the number of the first sequence.
+        count: sequences.
+        length: tokens that each is padded to, in attention only; the common length, where they
+            have one.
+    """
+
+    first: int
+    count: int
+    length: int
+
+
+def length_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
+    """Split a batch, sorted by length, into buckets that are padded to one length each."""
+    buckets: list[LengthBucket] = []
+    first = 0
+    while first < len(lengths):
+        edge, stop = _bucket_edge(lengths[first]), first
+        while stop < len(lengths) and _bucket_edge(lengths[stop]) == edge:
+            stop += 1
+        is_uniform = lengths[first] == lengths[stop - 1]
+        buckets.append(LengthBucket(first, stop - first, lengths[first] if is_uniform else edge))
+        first = stop
+    return buckets
+
+
+def _bucket_edge(length: int) -> int:
+    """Fused attention kernels work in blocks of 32; other lengths cost up to twice as much."""
+    return SHORTEST_BUCKET if length <= SHORTEST_BUCKET else -(-length // 32) * 32

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.snapshots.reading import read_optional
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """A snapshot's tokenizer, cut at its model's limit.
+    """A snapshot's tokenizer, cut at its model's limit. Never changed once made: threads share it.
 
     Args:
         path: the snapshot's folder.
@@ -32,6 +32,8 @@ class TextTokenizer:
 
     def __init__(self, path: Path, max_seq_length: int | None, prompt: str = "") -> None:
         from tokenizers import Tokenizer
+        from tokenizers.normalizers import Lowercase
+        from tokenizers.normalizers import Sequence as Steps
 
         try:
             self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
@@ -41,25 +43,30 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length)
+        if _lowercases(path):
+            own = self._tokenizer.normalizer
+            steps = [Lowercase()] if own is None else [Lowercase(), own]
+            self._tokenizer.normalizer = Steps(steps)
         self.max_seq_length = max_seq_length
         self._prompt = prompt
-        self._lowercases = _lowercases(path)
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise `texts`, in order."""
-        prepared = [self._prepared(text) for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(prepared)
+        if self._prompt:
+            texts = [self._prompt + text for text in texts]
+        # Also for a single text: `encode` would keep the interpreter's lock.
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
             [encoding.ids for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],
         )
 
-    def _prepared(self, text: str) -> str:
-        text = self._prompt + text if self._prompt else text
-        return text.lower() if self._lowercases else text
-
 
 def _lowercases(path: Path) -> bool:
-    """Whether sentence-transformers would lower-case a text before this tokenizer sees it."""
-    config = path / "sentence_bert_config.json"
-    return config.exists() and bool(json.loads(config.read_bytes()).get("do_lower_case"))
+    """Whether sentence-transformers puts a lower-casing step before the tokenizer's own.
+
+    The option is kept in a file named after the architecture: ``sentence_bert_config.json``,
+    ``sentence_roberta_config.json`` and so on; the first that says anything counts.
+    """
+    stated = (read_optional(file) for file in sorted(path.glob("sentence_*_config.json")))
+    return bool(next(filter(None, stated), {}).get("do_lower_case"))

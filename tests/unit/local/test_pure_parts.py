@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
-from hybrid_infer.local.embedding.attention import packed_attention, relative_bias
-from hybrid_infer.local.embedding.batching import equal_length_groups, plan_batches
 from hybrid_infer.local.generation.prompting import room_left
 from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
@@ -24,19 +22,6 @@ def facts(gigabytes, dtype="F32"):
     return SnapshotFacts(
         "t5", (), "mean", False, True, 256, 768, "", None, int(gigabytes * 1e9), dtype
     )
-
-
-@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 1000))
-def test_every_text_is_in_exactly_one_batch_within_the_budget(lengths, budget):
-    batches = list(plan_batches(lengths, budget))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        tokens = sum(lengths[index] for index in batch)
-        assert tokens <= budget or len(batch) == 1
-        ordered = [lengths[index] for index in batch]
-        assert ordered == sorted(ordered, reverse=True)
-        groups = equal_length_groups(ordered)
-        assert sum(count * length for _, count, length in groups) == tokens
 
 
 def test_auto_dtype_follows_the_hardware():
@@ -143,31 +128,21 @@ def test_what_cannot_fit_names_both_numbers(prompt, asked, may_shrink, argument)
     assert caught.value.argument == argument
 
 
-@pytest.mark.parametrize("length", [1, 5, 130])
-def test_packed_attention_is_attention(length):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [length, length, 3]
-    qkv = torch.randn(sum(lengths), 3 * 8, generator=generator)
-    bias = relative_bias(torch.randn(32, 2, generator=generator), max(lengths))
-    groups = equal_length_groups(lengths)
-    got = packed_attention(qkv, groups, num_heads=2, scale=0.5, bias=bias)
-    start = 0
-    for size in lengths:
-        rows = qkv[start : start + size]
-        query, key, value = rows.view(size, 3, 2, 4).permute(1, 2, 0, 3)
-        scores = query @ key.transpose(-1, -2) * 0.5 + bias[0, :, :size, :size]
-        expected = (scores.softmax(-1) @ value).transpose(0, 1).reshape(size, 8)
-        torch.testing.assert_close(got[start : start + size], expected)
-        start += size
-
-
-def test_a_prepacked_linear_computes_what_a_plain_one_does(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_prepacked_linear_computes_what_a_plain_one_does(monkeypatch, dtype):
     from hybrid_infer.local import weights
 
-    weight, bias = torch.randn(24, 16).bfloat16(), torch.randn(24).bfloat16()
-    x = torch.randn(7, 16).bfloat16()
-    used = Linear(weight, bias, gelu=True)(x)
+    weight, bias = torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype)
+    x, residual = torch.randn(7, 16).to(dtype), torch.randn(7, 24).to(dtype)
+    assert can_prepack(dtype)
+    used, summed = Linear(weight, bias, gelu=True), Linear(weight, bias)
     monkeypatch.setattr(weights, "can_prepack", lambda _: False)
-    plain = Linear(weight, bias, gelu=True)(x)
-    torch.testing.assert_close(used.float(), plain.float(), atol=0.05, rtol=0.05)
-    assert not can_prepack(torch.float32)
+    plain, plain_summed = Linear(weight, bias, gelu=True), Linear(weight, bias)
+    torch.testing.assert_close(used(x).float(), plain(x).float(), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        summed.add(x, residual).float(), plain_summed.add(x, residual).float(), atol=0.05, rtol=0.05
+    )
+
+
+def test_a_dtype_that_cannot_be_prepacked_is_computed_plainly():
+    assert not can_prepack(torch.float16)

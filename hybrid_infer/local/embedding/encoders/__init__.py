@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from hybrid_infer.snapshots.facts import SnapshotFacts
 
 
+TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
+
+
 class Encoder(Protocol):
     """Turns token ids into vectors. Used by one thread at a time."""
 
-    def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """Float32 ``(sequences, dim)``.
 
         Args:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hybrid_infer.local.embedding.attention import attention_masks
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.embedding.encoders.postnorm import Norm, PostNormLayer
 from hybrid_infer.local.weights import Weights
@@ -53,8 +54,9 @@ class Bert:
         ]
 
     def __call__(self, packed: Packed) -> Tensor:
-        """``(tokens, width)``."""
-        x = self._norm(self._words[packed.ids] + self._positions[packed.positions()])
+        """``(rows, width)``."""
+        x = self._norm(self._words[packed.ids] + self._positions[packed.positions])
+        masks = attention_masks(packed.buckets, x.dtype)
         for layer in self._layers:
-            x = layer(x, packed, None)
+            x = layer(x, packed, masks)
         return x

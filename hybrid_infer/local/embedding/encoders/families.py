@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybrid_infer.local.embedding.encoders import bert, mpnet, t5, tail
+from hybrid_infer.local.embedding.encoders import TokenIds, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.packed import Packed, Trunk
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.weights import Weights
@@ -60,7 +60,7 @@ class PackedEncoder:
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
 
-    def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         packed = Packed.of(sequences, self._trunk.device)
         pooled = self._tail(self._trunk(packed), packed, normalize=normalize)

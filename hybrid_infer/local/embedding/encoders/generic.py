@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hybrid_infer.local.embedding.encoders import TokenIds
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
 
@@ -35,14 +36,17 @@ class GenericEncoder:
             ).eval()
         self._device = torch.device(placement.device)
 
-    def encode(self, sequences: Sequence[Sequence[int]], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         tokenizer = self.model.tokenizer
-        padded = tokenizer.pad({"input_ids": [list(ids) for ids in sequences]}, return_tensors="pt")
+        padded = tokenizer.pad(
+            {"input_ids": [np.asarray(ids).tolist() for ids in sequences]}, return_tensors="pt"
+        )
         features = {key: value.to(self._device) for key, value in padded.items()}
-        for module in self.model:
-            if type(module).__name__ == "Normalize" and not normalize:
-                continue
-            features = module(features)
+        with torch.inference_mode():
+            for module in self.model:
+                if type(module).__name__ == "Normalize" and not normalize:
+                    continue
+                features = module(features)
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors

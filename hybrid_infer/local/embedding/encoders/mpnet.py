@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybrid_infer.local.embedding.attention import relative_bias
+from hybrid_infer.local.embedding.attention import RelativeBias, attention_masks
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.embedding.encoders.postnorm import Norm, PostNormLayer
 from hybrid_infer.local.weights import Weights
@@ -35,8 +35,10 @@ class MPNet:
         self._words = weights("embeddings.word_embeddings.weight")
         self._positions = weights("embeddings.position_embeddings.weight")
         self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
-        self._bias_table = weights("encoder.relative_attention_bias.weight")
-        self._num_buckets = config.get("relative_attention_num_buckets", 32)
+        self._bias = RelativeBias(
+            weights("encoder.relative_attention_bias.weight"),
+            num_buckets=config.get("relative_attention_num_buckets", 32),
+        )
         self._layers = [
             PostNormLayer(
                 weights,
@@ -50,11 +52,11 @@ class MPNet:
         ]
 
     def __call__(self, packed: Packed) -> Tensor:
-        """``(tokens, width)``."""
+        """``(rows, width)``."""
         x = self._norm(self._words[packed.ids] + self._positions[_positions(packed)])
-        bias = relative_bias(self._bias_table, packed.longest, num_buckets=self._num_buckets)
+        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
         for layer in self._layers:
-            x = layer(x, packed, bias)
+            x = layer(x, packed, masks)
         return x
 
 
@@ -65,9 +67,9 @@ def _positions(packed: Packed) -> Tensor:
     """
     is_padding = packed.ids == PADDING_ID
     if not bool(is_padding.any()):
-        return packed.positions() + PADDING_ID + 1
+        return packed.positions + PADDING_ID + 1
+    sizes = [*packed.lengths, len(is_padding) - packed.num_tokens]
     counted = [
-        (~part).cumsum(0) * ~part + PADDING_ID
-        for part in torch.split_with_sizes(is_padding, list(packed.lengths))
+        (~part).cumsum(0) * ~part + PADDING_ID for part in torch.split_with_sizes(is_padding, sizes)
     ]
     return torch.cat(counted)

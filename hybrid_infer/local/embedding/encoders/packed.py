@@ -10,42 +10,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid_infer.local.embedding.attention import Group
-from hybrid_infer.local.embedding.batching import equal_length_groups
+from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
+from hybrid_infer.local.embedding.encoders import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Sequences laid end to end, equal lengths side by side, nothing padded.
+    """Sequences laid end to end, sorted by length, and a few rows of nothing to end on a round size.
+
+    oneDNN compiles a kernel for every number of rows that it meets (5 to 15 ms a layer kind), so
+    batches come in few sizes. The rows of nothing belong to no sequence and reach no result.
 
     Attributes:
-        ids: token ids, int64 ``(tokens,)``.
+        ids: token ids, int64 ``(rows,)``.
+        positions: each token's place in its sequence, from 0, int64 ``(rows,)``.
+        num_tokens: rows that belong to sequences.
         lengths: tokens of each sequence.
-        groups: runs of equal length: ``(first token, sequences, tokens of each)``.
+        buckets: which sequences attend together.
     """
 
     ids: Tensor
+    positions: Tensor
+    num_tokens: int
     lengths: tuple[int, ...]
-    groups: list[Group]
+    buckets: list[Bucket]
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
+    def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
         """Pack sequences that are sorted by length."""
-        flat = np.concatenate([np.asarray(ids, np.int64) for ids in sequences])
-        lengths = tuple(len(ids) for ids in sequences)
-        return cls(torch.from_numpy(flat).to(device), lengths, equal_length_groups(lengths))
-
-    def positions(self) -> Tensor:
-        """Each token's place in its sequence, from 0."""
-        device = self.ids.device
-        return torch.cat(
-            [torch.arange(length, device=device).repeat(count) for _, count, length in self.groups]
+        lengths = np.array([len(ids) for ids in sequences])
+        num_tokens = int(lengths.sum())
+        ids = np.zeros(round_size(num_tokens), np.int64)
+        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
+        positions = np.zeros_like(ids)
+        positions[:num_tokens] = np.arange(num_tokens)
+        positions[:num_tokens] -= np.repeat(lengths.cumsum() - lengths, lengths)
+        return cls(
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(positions).to(device),
+            num_tokens,
+            tuple(lengths.tolist()),
+            attention_buckets(lengths.tolist(), device),
         )
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.lengths)
+        """Places of the longest bucket."""
+        return max(bucket.length for bucket in self.buckets)
+
+
+def round_size(tokens: int) -> int:
+    """The next of eight sizes per power of two: 16, 32 … 128, 144 … 256, 288 and so on."""
+    step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
+    return -(-tokens // step) * step
 
 
 class Trunk(Protocol):
@@ -54,5 +71,5 @@ class Trunk(Protocol):
     device: torch.device
 
     def __call__(self, packed: Packed) -> Tensor:
-        """``(tokens, width)``."""
+        """``(rows, width)``."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from hybrid_infer.local.embedding.attention import packed_attention
+from hybrid_infer.local.embedding.attention import Masks, packed_attention
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.weights import Weights
 
@@ -61,10 +61,10 @@ class PostNormLayer:
         self._down = weights.linear(f"{layer}output.dense")
         self._output_norm = Norm(weights, f"{layer}output.LayerNorm", epsilon)
 
-    def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed, masks: Masks) -> Tensor:
         """Apply to ``(tokens, width)``."""
         mixed = packed_attention(
-            self._qkv(x), packed.groups, num_heads=self._num_heads, scale=self._scale, bias=bias
+            self._qkv(x), packed.buckets, masks, num_heads=self._num_heads, scale=self._scale
         )
-        x = self._attention_norm(self._output(mixed).add_(x))
-        return self._output_norm(self._down(self._up(x)).add_(x))
+        x = self._attention_norm(self._output.add(mixed, x))
+        return self._output_norm(self._down.add(self._up(x), x))

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hybrid_infer.local.embedding.attention import packed_attention, relative_bias
+from hybrid_infer.local.embedding.attention import (
+    Masks,
+    RelativeBias,
+    attention_masks,
+    packed_attention,
+)
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.weights import Weights
 
@@ -59,22 +64,22 @@ class _Layer:
             self._up = weights.linear(f"{dense}wi", bias=False)
         self._down = weights.linear(f"{dense}wo", bias=False)
 
-    def __call__(self, x: Tensor, packed: Packed, bias: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed, masks: Masks) -> Tensor:
         mixed = packed_attention(
             self._qkv(self._attention_norm(x)),
-            packed.groups,
+            packed.buckets,
+            masks,
             num_heads=self._num_heads,
             scale=1.0,  # T5 folds the scale into its initialisation
-            bias=bias,
         )
-        x = self._output(mixed).add_(x)
+        x = self._output.add(mixed, x)
         normed = self._feed_norm(x)
         if self._is_gated:
             # "gelu_new", the tanh approximation, is what the gated checkpoints were trained with.
             inner = functional.gelu(self._gate(normed), approximate="tanh") * self._up(normed)
         else:
             inner = functional.relu(self._up(normed))
-        return self._down(inner).add_(x)
+        return self._down.add(inner, x)
 
 
 class T5:
@@ -88,25 +93,20 @@ class T5:
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device
         self._words = weights("shared.weight")
-        self._bias_table = weights(
-            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        self._bias = RelativeBias(
+            weights("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+            num_buckets=config.get("relative_attention_num_buckets", 32),
+            max_distance=config.get("relative_attention_max_distance", 128),
         )
-        self._num_buckets = config.get("relative_attention_num_buckets", 32)
-        self._max_distance = config.get("relative_attention_max_distance", 128)
         self._layers = [_Layer(weights, number, config) for number in range(config["num_layers"])]
         self._norm = RMSNorm(
             weights("encoder.final_layer_norm.weight"), config.get("layer_norm_epsilon", 1e-6)
         )
 
     def __call__(self, packed: Packed) -> Tensor:
-        """``(tokens, width)``."""
+        """``(rows, width)``."""
         x = self._words[packed.ids]
-        bias = relative_bias(
-            self._bias_table,
-            packed.longest,
-            num_buckets=self._num_buckets,
-            max_distance=self._max_distance,
-        )
+        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
         for layer in self._layers:
-            x = layer(x, packed, bias)
+            x = layer(x, packed, masks)
         return self._norm(x)

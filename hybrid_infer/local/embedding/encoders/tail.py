@@ -46,7 +46,7 @@ def _mean_sqrt(x: Tensor, packed: Packed) -> Tensor:
 
 
 def _weighted_mean(x: Tensor, packed: Packed) -> Tensor:
-    weight = (packed.positions() + 1)[:, None].float()
+    weight = (packed.positions[: packed.num_tokens] + 1)[:, None].float()
     total, _ = _sum(x.float() * weight, packed)
     weights, _ = _sum(weight, packed)
     return total / weights
@@ -103,8 +103,8 @@ class Tail:
         ]
 
     def __call__(self, x: Tensor, packed: Packed, *, normalize: bool) -> Tensor:
-        """Float32 ``(sequences, dim)`` from ``(tokens, width)``."""
-        pooled = self._pool(x, packed)
+        """Float32 ``(sequences, dim)`` from ``(rows, width)``."""
+        pooled = self._pool(x[: packed.num_tokens], packed)
         for linear, activation in self._dense:
             pooled = activation(linear(pooled.to(self._dtype)).float())
         if normalize and self._has_normalize:

@@ -1,0 +1,177 @@
+"""The window as a pure machine: properties first, then the promises by example."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hybrid_infer.local.embedding.batching import Window, length_buckets
+
+LENGTHS = st.lists(st.integers(0, 600), max_size=60)
+
+
+def drain(window, budget, items):
+    while batch := window.take(budget, items):
+        yield batch
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), LENGTHS), max_size=12),
+    st.integers(1, 1000),
+    st.integers(1, 50),
+)
+def test_every_sequence_is_in_exactly_one_batch_within_the_bounds(bulks, budget, items):
+    window, expected, kinds = Window(), Counter(), {}
+    for number, (owner, kind, lengths) in enumerate(bulks):
+        kinds.setdefault(owner, kind)
+        indexed = [((number, index), length) for index, length in enumerate(lengths)]
+        window.add(owner, kinds[owner], indexed)
+        expected.update((owner, index, length) for index, length in indexed)
+    assert len(window) == expected.total()
+    seen = Counter()
+    for batch in drain(window, budget, items):
+        tokens = [entry.length for entry in batch]
+        assert sum(tokens) <= budget or len(batch) == 1
+        assert len(batch) <= items
+        assert tokens == sorted(tokens, reverse=True)
+        assert len({kinds[entry.owner] for entry in batch}) == 1
+        seen.update((entry.owner, entry.index, entry.length) for entry in batch)
+    assert seen == expected
+    assert not window
+
+
+class NobodyStarves(RuleBasedStateMachine):
+    """Owners come and go in any order; whoever waits is served within as many batches as owners."""
+
+    budget, items = 64, 8
+
+    def __init__(self):
+        super().__init__()
+        self.window, self.number = Window(), 0
+        self.kinds, self.waited, self.left = {}, {}, {}
+
+    @rule(
+        owner=st.integers(0, 6),
+        kind=st.booleans(),
+        lengths=st.lists(st.integers(1, 90), min_size=1, max_size=20),
+    )
+    def add(self, owner, kind, lengths):
+        kind = self.kinds.setdefault(owner, kind)
+        self.window.add(owner, kind, [(self.number + i, n) for i, n in enumerate(lengths)])
+        self.number += len(lengths)
+        self.left[owner] = self.left.get(owner, 0) + len(lengths)
+        self.waited.setdefault(owner, 0)
+
+    @precondition(lambda self: self.waited)
+    @rule(data=st.data())
+    def discard(self, data):
+        self.forget(data.draw(st.sampled_from(sorted(self.waited))))
+
+    def forget(self, owner):
+        self.window.discard(owner)
+        del self.waited[owner], self.left[owner], self.kinds[owner]
+
+    @rule()
+    def take(self):
+        batch = self.window.take(self.budget, self.items)
+        served = Counter(entry.owner for entry in batch)
+        assert set(served) <= set(self.waited)
+        assert bool(batch) == bool(self.waited)
+        for owner in list(self.waited):
+            self.waited[owner] = 0 if owner in served else self.waited[owner] + 1
+            self.left[owner] -= served[owner]
+            if not self.left[owner]:
+                self.forget(owner)
+
+    @invariant()
+    def nobody_waits_longer_than_a_turn_of_each(self):
+        assert all(waited <= 7 for waited in self.waited.values())
+
+
+TestNobodyStarves = NobodyStarves.TestCase
+
+
+def test_a_single_query_is_in_the_next_batch_whatever_bulk_job_it_meets():
+    window = Window()
+    window.add("bulk", True, [(index, 40) for index in range(100_000)])
+    window.take(8192, 4096)
+    window.add("query", True, [(0, 30)])
+    batch = window.take(8192, 4096)
+    assert Counter(entry.owner for entry in batch) == {"query": 1, "bulk": 204}
+
+
+def test_bulk_jobs_share_evenly():
+    window = Window()
+    for owner in "abc":
+        window.add(owner, True, [(index, 10) for index in range(1000)])
+    shares = Counter(entry.owner for entry in window.take(600, 4096))
+    assert shares == {"a": 20, "b": 20, "c": 20}
+
+
+def test_what_the_small_leave_the_large_get():
+    window = Window()
+    window.add("small", True, [(0, 10)])
+    window.add("large", True, [(index, 10) for index in range(1000)])
+    assert Counter(entry.owner for entry in window.take(600, 4096)) == {"small": 1, "large": 59}
+
+
+def test_neighbours_have_similar_lengths():
+    window = Window()
+    window.add("a", True, [(index, index % 97 + 1) for index in range(970)])
+    spreads = [batch[0].length - batch[-1].length for batch in drain(window, 2000, 4096)]
+    assert max(spreads[:10]) <= 3
+
+
+def test_bulks_of_one_owner_never_overtake_each_other():
+    window = Window()
+    window.add("a", True, [(0, 1)])
+    window.add("a", True, [(1, 500)])
+    assert [entry.index for entry in window.take(500, 4096)] == [0]
+
+
+def test_an_owner_in_front_is_served_although_it_does_not_fit_behind_others():
+    window = Window()
+    window.add("first", True, [(index, 60) for index in range(4)])
+    window.add("long", True, [(0, 100)])
+    assert [entry.owner for entry in window.take(100, 4096)] == ["first"]
+    assert [entry.owner for entry in window.take(100, 4096)] == ["long"]
+
+
+def test_what_is_not_wanted_is_dropped():
+    window = Window()
+    window.add("gone", True, [(0, 5), (1, 5)])
+    window.add("here", True, [(0, 5)])
+    asked = []
+    batch = window.take(100, 10, lambda owner: asked.append(owner) or owner == "here")
+    assert [entry.owner for entry in batch] == ["here"]
+    assert asked == ["gone", "here"]
+    assert not window
+
+
+@pytest.mark.parametrize("budget", [1, 4, 5])
+def test_a_sequence_above_the_budget_is_a_batch_of_its_own(budget):
+    window = Window()
+    window.add("a", True, [(0, 5), (1, 5)])
+    assert [len(batch) for batch in drain(window, budget, 10)] == [1, 1]
+
+
+def test_an_empty_window_gives_an_empty_batch():
+    window = Window()
+    window.add("a", True, [])
+    assert not window
+    assert window.take(10, 10) == []
+
+
+@given(st.lists(st.integers(1, 600), max_size=200))
+def test_buckets_cover_a_batch_and_pad_little(lengths):
+    lengths.sort(reverse=True)
+    numbers = []
+    for bucket in length_buckets(lengths):
+        own = lengths[bucket.first : bucket.first + bucket.count]
+        numbers += range(bucket.first, bucket.first + bucket.count)
+        assert max(own) <= bucket.length < min(own) + 32
+        assert bucket.length in (own[0], 16) or bucket.length % 32 == 0
+        assert len(set(own)) > 1 or bucket.length == own[0]
+    assert numbers == list(range(len(lengths)))
