@@ -81,16 +81,7 @@ class Session:
         self.hedges = HedgeBudget()
         self.on_event = guarded(options.on_event)
         self.warned: set[tuple[str, Reason]] = set()
-        self.backends = Backends(
-            self.remotes,
-            options.api_key,
-            settings=self.settings,
-            device=self.device,
-            dtype=self.dtype,
-            allow_download=options.allow_download,
-            on_event=self.on_event,
-            on_limits=lambda name, state: self.pacing.of(name).learn(state, self.clock()),
-        )
+        self.backends = self._new_backends(options.api_key)
         self.canary = Canary(self.remotes, self.settings.routing, clock=self.clock)
         # Streams hold their session, so that a lost client does not cut an answer off.
         weakref.finalize(self, self.backends.close)
@@ -99,6 +90,20 @@ class Session:
             for spec in self.remotes
         }
         self._check_consistency()
+
+    def _new_backends(self, api_key: str | None) -> Backends:
+        # No reference to the session itself, whose end is what closes them.
+        pacing, clock = self.pacing, self.clock
+        return Backends(
+            self.remotes,
+            api_key,
+            settings=self.settings,
+            device=self.device,
+            dtype=self.dtype,
+            allow_download=self.options.allow_download,
+            on_event=self.on_event,
+            on_limits=lambda name, state: pacing.of(name).learn(state, clock()),
+        )
 
     @property
     def remotes(self) -> tuple[RemoteSpec, ...]:
