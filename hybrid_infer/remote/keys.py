@@ -6,6 +6,7 @@ import hmac
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -74,6 +75,7 @@ def redact(text: str, secret: Secret | None) -> str:
     return _HUB_TOKEN.sub(MASK, text)
 
 
+@lru_cache(maxsize=128)  # asked at every call, of the few URLs that are configured
 def is_huggingface_host(url: str) -> bool:
     """Whether `url` leads to one of Hugging Face's own hosts."""
     host = _host(url)

@@ -76,6 +76,7 @@ class Breaker:
         "_failures_in_a_row",
         "_lease_until",
         "_openings",
+        "_permit",
         "_randomness",
         "_results",
         "_rule",
@@ -93,6 +94,7 @@ class Breaker:
         self._closed_at = 0.0
         self._lease_until: float | None = None
         self.generation = 0
+        self._permit = Permit(0, is_probe=False)  # what everyone gets while it is closed
         self.state = BreakerState.CLOSED
         self.until = 0.0
 
@@ -117,7 +119,7 @@ class Breaker:
             lease_seconds: how long a probe may take before it counts as failed.
         """
         if self.state is BreakerState.CLOSED:
-            return Permit(self.generation, is_probe=False)
+            return self._permit
         if self.closed_until(now) is not None:
             return None
         if self.state is BreakerState.OPEN:
@@ -154,6 +156,7 @@ class Breaker:
         if self._successes_in_a_row >= self._rule.successes_to_close:
             self.state = BreakerState.CLOSED
             self.generation += 1
+            self._permit = Permit(self.generation, is_probe=False)
             self._closed_at = now
             self._results.clear()
             self._failures_in_a_row = 0

@@ -85,7 +85,9 @@ def _local_ready_seconds(call: Call, candidates: list[Candidate]) -> float | Non
     """When the local copy could start on the request, or None if it cannot serve in time."""
     if not any(candidate.target.kind == "local" for candidate in candidates):
         return None
-    readiness = call.context.readiness()
+    # The plan was made with the first look, a moment ago.
+    readiness = call.context.readiness() if call.has_looked else call.plan.local
+    call.has_looked = True
     if readiness.state is ReadinessState.ABSENT:
         return None
     if readiness.seconds + call.context.local_seconds >= call.context.deadline.left():

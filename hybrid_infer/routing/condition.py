@@ -51,17 +51,21 @@ class Condition:
         randomness: jitter of the breaker's open time.
     """
 
-    __slots__ = ("_breaker", "_gate", "_last_failure", "_lock", "_needs_probe")
+    __slots__ = ("_breaker", "_gate", "_last_failure", "_lock", "_needs_probe", "_usual")
 
     def __init__(self, rule: BreakerRule | None, randomness: random.Random) -> None:
         self._breaker = None if rule is None else Breaker(rule, randomness)
         self._gate: Closure | None = None
         self._needs_probe = False
         self._last_failure: Closure | None = None
+        self._usual = Pass(None, None)
         self._lock = Lock()
 
     def closed(self, now: float, *, is_polling: bool = False) -> Closure | None:
         """What keeps a call away now, whichever lasts longer; None if one would be admitted."""
+        breaker = self._breaker
+        if self._gate is None and (breaker is None or breaker.state is BreakerState.CLOSED):
+            return None  # nearly always so; `admit` looks again, under the lock
         with self._lock:
             return self._closed(now, is_polling=is_polling)
 
@@ -82,18 +86,20 @@ class Condition:
     def admit(self, now: float, lease_seconds: float, *, is_polling: bool = False) -> Pass | None:
         """Let one call through, as a probe where one is due; None if it is closed."""
         with self._lock:
-            if self._closed(now, is_polling=is_polling) is not None:
+            if self._gate is not None and self._closed(now, is_polling=is_polling) is not None:
                 return None
             permit = None
             if self._breaker is not None:
                 permit = self._breaker.admit(now, lease_seconds)
                 if permit is None:
                     return None
-            probed = None
             if self._gate is not None and self._needs_probe:
                 # The others stay away until this one is back, or its lease has ended.
-                probed = self._gate = self._gate.lasting(now + lease_seconds)
-            return Pass(permit, probed)
+                self._gate = self._gate.lasting(now + lease_seconds)
+                return Pass(permit, self._gate)
+            if self._usual.permit is not permit:
+                self._usual = Pass(permit, None)
+            return self._usual
 
     def settle(
         self,

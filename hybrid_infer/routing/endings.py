@@ -27,6 +27,8 @@ def _why(call: Call, served: Candidate) -> tuple[Reason, str]:
     """Why `served`: what kept the first target that the policy would rather have had."""
     if call.plan.requested:
         return Reason.REQUESTED, ""
+    if served.target is call.plan.order[0]:
+        return Reason.PRIMARY, ""
     excluded = {exclusion.target: exclusion for exclusion in call.plan.exclusions}
     tried = {candidate.target: candidate for candidate in call.candidates}
     for target in call.plan.order:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -64,7 +64,7 @@ class Admission:
     """Leave for one call to one target; goes back through `Health.settle` or `Health.release`."""
 
     target: Target
-    passes: tuple[tuple[Scope, Condition, Pass], ...]
+    passes: Sequence[tuple[Scope, Condition, Pass]]
 
 
 class Health:
@@ -119,10 +119,10 @@ class Health:
             condition = self._condition(key)
             granted = condition.admit(now, lease, is_polling=is_polling)
             if granted is None:
-                self.release(Admission(target, tuple(passes)))
+                self.release(Admission(target, passes))
                 return None
             passes.append((key[0], condition, granted))
-        return Admission(target, tuple(passes))
+        return Admission(target, passes)
 
     def settle(
         self,

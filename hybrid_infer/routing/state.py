@@ -159,3 +159,4 @@ class Call:
     attempts: list[Attempt] = field(default_factory=list)
     preloaded: bool = False
     local_ready_seconds: float | None = None
+    has_looked: bool = False
