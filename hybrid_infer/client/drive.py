@@ -29,7 +29,7 @@ class Sleep(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dispatch:
     """What a driver needs besides the flow: where targets are, and the call itself."""
 

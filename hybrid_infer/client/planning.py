@@ -16,10 +16,13 @@ from hybrid_infer.errors import (
     InvalidRequestError,
     ModelNotAvailableError,
 )
+from hybrid_infer.remote.dialects import unsupported_option
+from hybrid_infer.remote.keys import is_huggingface_host
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.policy import Plan, RemoteFact, check_route, make_plan
 from hybrid_infer.routing.state import FlowContext
 from hybrid_infer.routing.targets import Exclusion, ReadinessState
+from hybrid_infer.snapshots.resolve import offline_variable
 
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
@@ -102,9 +105,6 @@ def _expected_local_seconds(session: Session, request: Request, deadline: Deadli
 
 
 def _remote_fact(session: Session, remote: RemoteSpec, request: Request) -> RemoteFact:
-    from hybrid_infer.remote.dialects import unsupported_option
-    from hybrid_infer.remote.keys import is_huggingface_host
-    from hybrid_infer.snapshots.resolve import offline_variable
 
     target, spec = session.targets[remote.name], request.spec
     option = unsupported_option(remote, request)

@@ -22,7 +22,7 @@ def choose(call: Call) -> tuple[Candidate, float] | None:
     left = context.deadline.left()
     open_candidates = [c for c in call.candidates if not c.exhausted]
     _apply_gates(call, open_candidates, now)
-    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call, open_candidates)
+    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call)
     best: tuple[tuple[float, bool, int], Candidate, float] | None = None
     for order, candidate in enumerate(open_candidates):
         if candidate.target.kind == "local":
@@ -40,7 +40,7 @@ def choose(call: Call) -> tuple[Candidate, float] | None:
             best = (rank, candidate, wait)
     if best is not None:
         return best[1], best[2]
-    return _last_resort(open_candidates)
+    return _last_resort(call)
 
 
 def _apply_gates(call: Call, candidates: list[Candidate], now: float) -> None:
@@ -81,9 +81,9 @@ def _closed_error(error: HybridInferError, seconds: float) -> HybridInferError:
     return closed
 
 
-def _local_ready_seconds(call: Call, candidates: list[Candidate]) -> float | None:
+def _local_ready_seconds(call: Call) -> float | None:
     """When the local copy could start on the request, or None if it cannot serve in time."""
-    if not any(candidate.target.kind == "local" for candidate in candidates):
+    if call.local is None or call.local.exhausted:
         return None
     # The plan was made with the first look, a moment ago.
     readiness = call.context.readiness() if call.has_looked else call.plan.local
@@ -102,20 +102,17 @@ def _weight_of_loading(call: Call, ready_seconds: float) -> float:
     return ready_seconds if has_named_wait and not prefers_local else 0.0
 
 
-def _last_resort(candidates: list[Candidate]) -> tuple[Candidate, float] | None:
+def _last_resort(call: Call) -> tuple[Candidate, float] | None:
     """A local copy that is expected to be too slow is still better than no answer."""
-    for candidate in candidates:
-        if candidate.target.kind == "local" and candidate.tries == 0:
-            return candidate, 0.0
-    return None
+    local = call.local
+    return (local, 0.0) if local is not None and local.tries == 0 and not local.exhausted else None
 
 
 def wants_preload(call: Call, choice: tuple[Candidate, float] | None) -> bool:
     """Whether the first failure or closed gate should set a cold local copy loading."""
     if call.preloaded or call.context.settings.preload == "never":
         return False
-    may_serve = any(candidate.target.kind == "local" for candidate in call.candidates)
-    if not may_serve or call.plan.local.state is not ReadinessState.COLD:
+    if call.local is None or call.plan.local.state is not ReadinessState.COLD:
         return False
     if not any(candidate.last_reason is not None for candidate in call.candidates):
         return False

@@ -115,6 +115,8 @@ class Condition:
         A success opens a gate only if it was this gate's own probe: whatever else succeeds while
         a gate is closed was sent before it closed.
         """
+        if granted.permit is None and granted.probed is None:
+            return
         with self._lock:
             if reason is not None and error is not None:
                 self._last_failure = Closure(reason, error)

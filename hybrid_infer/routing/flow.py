@@ -139,7 +139,9 @@ def _won_by_local(
         _learn(call, remote, outcome, outcome.error, admission)
     elif admission is not None:
         call.context.health.release(admission)
-    local = next(c for c in call.candidates if c.target.kind == "local")
+    local = call.local
+    if local is None:
+        raise RuntimeError("only the local copy makes a hedge")
     local.tries += 1
     if remote.last_reason is None:
         remote.last_reason = Reason.TIMEOUT

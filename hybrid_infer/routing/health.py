@@ -59,7 +59,7 @@ def keys_of(target: Target, spec: ModelSpec) -> tuple[Key, Key, Key]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """Leave for one call to one target; goes back through `Health.settle` or `Health.release`."""
 

@@ -17,7 +17,7 @@ def hedged(call: Call, candidate: Candidate, step: Try) -> Try | Race:
     context = call.context
     if not context.settings.hedge or context.hedges is None:
         return step
-    local = next((c for c in call.candidates if c.target.kind == "local"), None)
+    local = call.local
     if local is None or local.exhausted or context.readiness().state is not ReadinessState.WARM:
         return step
     key = context.latency_key(candidate.target)

@@ -19,7 +19,7 @@ from hybrid_infer.settings import Policy
 LOCAL = Target("local", "local")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RemoteFact:
     """A remote of the configuration, and why it cannot be used for this call, if it cannot."""
 
@@ -27,7 +27,7 @@ class RemoteFact:
     exclusion: Exclusion | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """The targets to try, in order, and those left out.
 
@@ -96,11 +96,11 @@ def make_plan(
         is_first = policy in ("local-first", "local-only")
         entry = (LOCAL, _local_exclusion(local, unsupported))
         entries.insert(0 if is_first else len(entries), entry)
-    targets = tuple(target for target, exclusion in entries if exclusion is None)
-    exclusions = tuple(exclusion for _, exclusion in entries if exclusion is not None)
+    targets = tuple([target for target, exclusion in entries if exclusion is None])
+    exclusions = tuple([exclusion for _, exclusion in entries if exclusion is not None])
     if not targets:
         raise _nothing_left(exclusions)
-    order = tuple(target for target, _ in entries)
+    order = tuple([target for target, _ in entries])
     return Plan(targets, exclusions, order, route is not None, local)
 
 

@@ -1,4 +1,8 @@
-"""What a flow knows while a call is under way, and the steps it can ask for."""
+"""What a flow knows while a call is under way, and the steps it can ask for.
+
+Nothing here is changed once it is made, but for `Candidate` and `Call`. The classes are not frozen
+all the same: every call makes all of them, and freezing would double what that costs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from hybrid_infer.routing.targets import Readiness, Result, Target
 from hybrid_infer.settings import RoutingSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Try:
     """Send the request to `target`.
 
@@ -36,7 +40,7 @@ class Try:
     silence_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Race:
     """Make the first try; if it has not ended after a while, make the second beside it.
 
@@ -54,14 +58,14 @@ class Race:
     after_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wait:
     """Let `seconds` pass."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Preload:
     """Start loading the cold local copy in the background, and go on at once."""
 
@@ -69,7 +73,7 @@ class Preload:
 Step: TypeAlias = Try | Race | Wait | Preload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """A call's happy end: who served it, and why it was them."""
 
@@ -80,7 +84,7 @@ class Decision:
     attempts: tuple[Attempt, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FlowContext:
     """What a flow may look at besides its plan.
 
@@ -151,7 +155,18 @@ class Candidate:
 
 @dataclass(slots=True)
 class Call:
-    """The state of one flow."""
+    """The state of one flow.
+
+    Attributes:
+        plan: what was planned.
+        context: what the flow may look at.
+        candidates: the plan's targets.
+        attempts: what was tried so far.
+        preloaded: whether the local copy was set loading.
+        local_ready_seconds: when it could start, at the last look; None: it cannot serve in time.
+        has_looked: whether the plan's own look at it has been used up.
+        local: the candidate among them that is the local copy.
+    """
 
     plan: Plan
     context: FlowContext
@@ -160,3 +175,7 @@ class Call:
     preloaded: bool = False
     local_ready_seconds: float | None = None
     has_looked: bool = False
+    local: Candidate | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.local = next((c for c in self.candidates if c.target.kind == "local"), None)
