@@ -6,6 +6,7 @@ import torch
 from hybrid_infer import HybridClient
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.testing import Event, FakeRemote, Reply
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -51,3 +52,32 @@ def test_it_knows_a_fact_and_streams_it(client):
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "Paris" in text
     assert stream.route.model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_cut_after_every_event_the_real_answer_is_the_same(smollm2, capsys):
+    """What a remote with these weights would send, cut everywhere, and continued here."""
+
+    def streamed(route=None):
+        options = {"max_tokens": 16, "temperature": 0, "stream": True, "route": route}
+        with client.chat_completion(prompt, model="real", **options) as stream:
+            return [c.choices[0].delta.content or "" for c in stream if c.choices]
+
+    exact = cuts = 0
+    with (
+        FakeRemote() as fake,
+        HybridClient(models=smollm2, base_url=fake.url, dtype="float32") as client,
+    ):
+        for prompt in PROMPTS[:2]:
+            pieces = [piece for piece in streamed("local") if piece]
+            whole = "".join(pieces)
+            for cut in range(1, len(pieces)):
+                client.reset()
+                events = [Event(content=piece) for piece in pieces[:cut]]
+                fake.enqueue(Reply(events=events, cut_after_events=cut))
+                joined = "".join(streamed())
+                assert joined.startswith("".join(pieces[:cut]))
+                cuts += 1
+                exact += joined == whole
+    with capsys.disabled():
+        print(f"\nSmolLM2: {exact} of {cuts} cuts give the uninterrupted text")
+    assert exact == cuts

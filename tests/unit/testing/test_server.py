@@ -7,6 +7,7 @@ import pytest
 
 from hybrid_infer.errors import ConfigError, EngineClosedError, InvalidRequestError
 from hybrid_infer.testing import FakeRemote, Match, Reply, Scenario, Step
+from hybrid_infer.testing.service import reserved
 
 LONG = 20.0
 
@@ -300,3 +301,9 @@ def test_many_clients_at_once(fake):
     assert codes == [200] * 80
     texts = {one.body_json["inputs"] for one in fake.wait_for(80)}
     assert len(texts) == 80
+
+
+def test_answers_are_not_held_back():
+    """Without TCP_NODELAY, which asyncio sets only so, a reply waits 40 ms for the peer's ACK."""
+    with reserved(0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
