@@ -57,7 +57,7 @@ def test_it_knows_a_fact_and_streams_it(client):
 def test_cut_after_every_event_the_real_answer_is_the_same(smollm2, capsys):
     """What a remote with these weights would send, cut everywhere, and continued here."""
 
-    def streamed(route=None):
+    def streamed(prompt, route=None):
         options = {"max_tokens": 16, "temperature": 0, "stream": True, "route": route}
         with client.chat_completion(prompt, model="real", **options) as stream:
             return [c.choices[0].delta.content or "" for c in stream if c.choices]
@@ -68,13 +68,13 @@ def test_cut_after_every_event_the_real_answer_is_the_same(smollm2, capsys):
         HybridClient(models=smollm2, base_url=fake.url, dtype="float32") as client,
     ):
         for prompt in PROMPTS[:2]:
-            pieces = [piece for piece in streamed("local") if piece]
+            pieces = [piece for piece in streamed(prompt, "local") if piece]
             whole = "".join(pieces)
             for cut in range(1, len(pieces)):
                 client.reset()
                 events = [Event(content=piece) for piece in pieces[:cut]]
                 fake.enqueue(Reply(events=events, cut_after_events=cut))
-                joined = "".join(streamed())
+                joined = "".join(streamed(prompt))
                 assert joined.startswith("".join(pieces[:cut]))
                 cuts += 1
                 exact += joined == whole
