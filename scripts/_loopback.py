@@ -24,11 +24,13 @@ CHAT = {
     "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6},
 }
 VECTOR = [[1.0] + [0.0] * 383]
+LIMITED = (429, b"Too Many Requests", b'{"error":"slow down"}')
+LIMITED_EVERY = 500  # faults: after each, requests are sent gently for six seconds
 FAULTS = (
     (500, b"Internal Server Error", b'{"error":"boom"}'),
-    (429, b"Too Many Requests", b'{"error":"slow down"}'),
     (200, b"OK", b"<html>proxy</html>"),
 )
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n[[0.1, "  # and the connection ends
 
 
 def _answer(status: int, words: bytes, body: bytes) -> bytes:
@@ -54,8 +56,11 @@ class Loopback:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                writer.write(await self._reply(head, reader))
+                reply = await self._reply(head, reader)
+                writer.write(reply)
                 await writer.drain()
+                if reply == CUT:
+                    break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
@@ -71,8 +76,14 @@ class Loopback:
         if self._always:
             return _answer(self._always, b"Always", b'{"error":"always"}')
         if self._fault_every and self._count % self._fault_every == 0:
-            return _answer(*FAULTS[self._count // self._fault_every % len(FAULTS)])
+            return self._fault(self._count // self._fault_every)
         return self._chat if b"/chat/completions" in head else self._vector
+
+    @staticmethod
+    def _fault(number: int) -> bytes:
+        if number % LIMITED_EVERY == 0:
+            return _answer(*LIMITED)
+        return CUT if number % 3 == 0 else _answer(*FAULTS[number % 3 - 1])
 
 
 async def _main(fault_every: int, always: int) -> None:
@@ -87,7 +98,8 @@ def loopback(*, fault_every: int = 0, always: int = 0) -> Iterator[str]:
     """The URL of such a remote.
 
     Args:
-        fault_every: every so many requests one fails: a 500, a 429 or a wrong body in turn; 0: none.
+        fault_every: every so many requests one fails, by a 500, a wrong body or a cut one in turn, and
+            now and then by a 429; 0: none.
         always: the status of every answer; 0: a healthy one.
     """
     command = [sys.executable, str(Path(__file__)), str(fault_every), str(always)]

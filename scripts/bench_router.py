@@ -330,12 +330,16 @@ def soak(calls: int) -> None:
     process = psutil.Process()
     lost = remote = 0
     with loopback(fault_every=20) as url, made_client(url) as client:
-        client.warm("embeddings/small")
+        client.warm(["embeddings/small", "chat/small"])
         print("| calls | by the remote | lost | RSS, MB | threads | descriptors |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: |")
         for index in range(1, calls + 1):
             try:
-                remote += client.embed("text", MODEL).route.backend == "remote"
+                if index % 10:
+                    route = client.embed("text", MODEL).route
+                else:
+                    route = client.chat_completion("Hi", MODEL, max_tokens=1).route
+                remote += route.backend == "remote"
             except Exception:  # noqa: BLE001 - any error is a lost call, and is counted
                 lost += 1
             if index % max(1, calls // 20) == 0:
