@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -31,12 +32,14 @@ class Continuing:
         call: the call that opened the stream.
         served_by: who serves the stream now.
         attempts: what was tried so far.
+        end: tells pacing that the present stream has ended.
     """
 
     session: Session
     call: Call
     served_by: Target
     attempts: tuple[Attempt, ...]
+    end: Callable[[], object]
     _num_continuations: int = field(default=0, init=False)
 
     def next_call(self, error: HybridInferError, text: str, *, has_tools: bool) -> Call | str:
@@ -47,6 +50,7 @@ class Continuing:
             text: what is out of its text.
             has_tools: whether any part of a tool call is out.
         """
+        self.end()
         session, request = self.session, cast("ChatRequest", self.call.request)
         verdict = verdict_for(error)
         if self.served_by.kind == "remote":
@@ -77,6 +81,7 @@ class Continuing:
     def route(self, call: Call, decision: Decision, error: HybridInferError) -> Route:
         """The route of what follows, every attempt of the stream included."""
         broken_target, self.served_by = self.served_by.name, decision.target
+        self.end = decision.end_stream
         self.attempts = (*self.attempts, *decision.attempts)
         reason = verdict_for(error).reason
         detail = f"the stream broke: {error.message}"

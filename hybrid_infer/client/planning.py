@@ -91,6 +91,7 @@ def _context(
         has_first_answer_limit=not isinstance(request, ChatRequest) or request.stream,
         strict_auth=session.options.strict_auth,
         is_one_unit=is_one_unit,
+        is_stream=isinstance(request, ChatRequest) and request.stream,
         hedges=session.hedges if is_one_unit and not is_chat else None,
     )
 

@@ -39,6 +39,7 @@ class _StreamState:
     def close(self) -> None:
         """Nothing follows."""
         self._is_closed = True
+        self._continuing.end()
 
     def chunk(self, part: ChatPart) -> ChatChunk | None:
         """What the caller gets of a part; None for a second announcement of who speaks."""
@@ -149,7 +150,7 @@ class ChatStream:
         self._parts = cast("PartStream", decision.result)
         self._state.taken_over(call, decision, error)
         if self._state.is_closed():  # by another thread, in the meantime
-            self._parts.close()
+            self.close()
 
     def close(self) -> None:
         """Stop the answer: remotely the connection is closed, locally computing ends within a step."""
@@ -218,7 +219,7 @@ class AsyncChatStream:
         self._parts = cast("AsyncPartStream", decision.result)
         self._state.taken_over(call, decision, error)
         if self._state.is_closed():  # by another task, in the meantime
-            await self._parts.aclose()
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Stop the answer: remotely the connection is closed, locally computing ends within a step."""

@@ -43,8 +43,9 @@ class HybridClient:
             $HYBRID_INFER_PROFILE.
         models: path of a models.yaml, or the same as a mapping, merged by alias over the packaged
             one; None means $HYBRID_INFER_MODELS.
-        api_key: the first remote's key; None looks in HF_TOKEN, HUGGING_FACE_HUB_TOKEN, the saved
-            login, HUGGINGFACE_API_KEY, HUGGINGFACEHUB_API_TOKEN, in this order.
+        api_key: the first remote's key, unless that has a ``key_env`` elsewhere than at Hugging
+            Face; None looks in HF_TOKEN, HUGGING_FACE_HUB_TOKEN, the saved login,
+            HUGGINGFACE_API_KEY, HUGGINGFACEHUB_API_TOKEN, in this order.
         base_url: replaces the first remote's URL.
         deadline: seconds that bound a whole call, every attempt included; None: 30 s (embed) or
             120 s (chat) without progress.

@@ -7,6 +7,7 @@ blocks, one awaits. Neither decides anything. Closing the generator gives back w
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator
 from dataclasses import replace
 from typing import TypeAlias
@@ -83,15 +84,20 @@ def _asked(call: Call, candidate: Candidate) -> Generator[Step, Outcome | None, 
     candidate.tries += 1
     outcome = None
     race = hedged(call, candidate, step)
+    pacer = call.context.pacing.of(candidate.target.name)
     try:
         outcome = yield race
     finally:
-        call.context.pacing.of(candidate.target.name).finish()
+        if outcome is None or outcome.error is not None or not call.context.is_stream:
+            pacer.finish()
         if outcome is None:
             call.context.health.release(admission)
     if isinstance(race, Race) and outcome is not None:
         _pay_back(call, race, outcome)
-    return _weighed(call, candidate, outcome, admission)
+    decision = _weighed(call, candidate, outcome, admission)
+    if decision is not None and call.context.is_stream:
+        decision.end_stream = weakref.finalize(decision.result, pacer.finish)
+    return decision
 
 
 def _pay_back(call: Call, race: Race, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ been limiting calls can be trusted with. Pure: time is an argument.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -43,6 +44,7 @@ class Pacer:
         self._set_interval = 60.0 / per_minute if per_minute else 0.0
         self._max_concurrency = pace.max_concurrency
         self._in_flight = 0
+        self._ended: deque[None] = deque()
         self._next_at = 0.0  # the theoretical arrival time
         self._learned_interval = 0.0
         self._learned_until = 0.0
@@ -56,8 +58,12 @@ class Pacer:
             return self._wait_seconds(now)
 
     def _wait_seconds(self, now: float) -> float:
-        if self._max_concurrency is not None and self._in_flight >= self._max_concurrency:
-            return LOOK_AGAIN_SECONDS
+        if self._max_concurrency is not None:
+            while self._ended:
+                self._ended.popleft()
+                self._in_flight -= 1
+            if self._in_flight >= self._max_concurrency:
+                return LOOK_AGAIN_SECONDS
         wait = max(0.0, self._closed_until - now)
         interval = self._interval(now)
         if interval > 0.0:
@@ -93,9 +99,13 @@ class Pacer:
             return True
 
     def finish(self) -> None:
-        """Give a slot back: the request has ended."""
-        with self._lock:
-            self._in_flight -= 1
+        """Give a slot back: the request has ended.
+
+        Takes no lock: the end of a stream that was dropped comes from the garbage collector, in
+        the middle of anything.
+        """
+        if self._max_concurrency is not None:
+            self._ended.append(None)
 
     def learn(self, state: RateLimitState, now: float) -> None:
         """Take in an answer's rate-limit headers.

@@ -73,15 +73,30 @@ class Preload:
 Step: TypeAlias = Try | Race | Wait | Preload
 
 
+def _nothing() -> None:
+    return
+
+
 @dataclass(slots=True)
 class Decision:
-    """A call's happy end: who served it, and why it was them."""
+    """A call's happy end: who served it, and why it was them.
+
+    Attributes:
+        result: the answer.
+        target: who served it.
+        reason: why it was them.
+        detail: the same in words.
+        attempts: what was tried.
+        end_stream: tells pacing that the stream, which is the result, has ended; any number of
+            times. A stream that is dropped has ended, too.
+    """
 
     result: Result
     target: Target
     reason: Reason
     detail: str
     attempts: tuple[Attempt, ...]
+    end_stream: Callable[[], object] = _nothing
 
 
 @dataclass(slots=True)
@@ -103,6 +118,7 @@ class FlowContext:
             ``attempt_timeout_seconds`` (not for a whole chat answer, which may take longer).
         strict_auth: whether a rejected key ends the call.
         is_one_unit: whether the time of its answer can be compared with others'.
+        is_stream: whether a success is a stream, which is in flight until it is closed.
         hedges: how many more hedges may be made; None: this call must not be hedged.
     """
 
@@ -119,6 +135,7 @@ class FlowContext:
     has_first_answer_limit: bool = True
     strict_auth: bool = False
     is_one_unit: bool = True
+    is_stream: bool = False
     hedges: HedgeBudget | None = None
 
     def latency_key(self, target: Target) -> str:

@@ -73,6 +73,9 @@ class Nobody:
         assert not has_tools
         return "nobody can"
 
+    def end(self):
+        pass
+
 
 class ScriptedBackend:
     def __init__(self, answers):
