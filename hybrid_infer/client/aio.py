@@ -199,7 +199,7 @@ class AsyncHybridClient:
         return inventory.status(self._session)
 
     def reset(self, target: str | None = None) -> None:
-        """Open every closed gate, or those of one remote."""
+        """`HybridClient.reset`."""
         inventory.reset(self._session, target)
 
     async def close(self) -> None:

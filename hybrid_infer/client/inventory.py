@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.health import Key, host_of
 from hybrid_infer.routing.targets import Target
@@ -113,6 +114,11 @@ def _remote_status(
 
 def reset(session: Session, name: str | None) -> None:
     """See `HybridClient.reset`."""
+    if name is not None and name not in session.targets:
+        known = ", ".join(session.targets) or "none"
+        raise InvalidRequestError(
+            f"target={name!r} is no remote; configured: {known}", argument="target"
+        )
     targets = [t for t in session.targets.values() if name in (None, t.name)]
     session.health.reset(None if name is None else targets)
     session.pacing.reset(name)

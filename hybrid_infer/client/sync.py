@@ -273,7 +273,7 @@ class HybridClient:
         return inventory.status(self._session)
 
     def reset(self, target: str | None = None) -> None:
-        """Open every closed gate, or those of one remote."""
+        """Forget what is closed and what was learned, of every remote or of the one named."""
         inventory.reset(self._session, target)
 
     def close(self) -> None:

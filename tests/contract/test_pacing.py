@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from hybrid_infer import AsyncHybridClient, HybridClient, Reason
+from hybrid_infer import AsyncHybridClient, HybridClient, InvalidRequestError, Reason
 from hybrid_infer.testing import FakeRemote, Reply
 
 
@@ -99,3 +99,13 @@ def test_a_slow_pace_sends_the_overflow_local(fake):
         assert backends == ["remote", "local", "local", "local"]
         assert client.status()["remotes"]["box"]["paced_seconds"] > 30
     assert len(fake.ledger) == 1
+
+
+def test_reset_forgets_one_remote_and_knows_which_there_are(one_slot, fake):
+    fake.enqueue(Reply(status=404))
+    assert chat(one_slot).route.reason is Reason.MODEL_UNAVAILABLE
+    with pytest.raises(InvalidRequestError, match="configured: box"):
+        one_slot.reset("bx")
+    assert one_slot.status()["remotes"]["box"]["closed"]
+    one_slot.reset("box")
+    assert_slot_is_free(one_slot)
