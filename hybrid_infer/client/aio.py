@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results, verify
+from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
@@ -192,7 +192,7 @@ class AsyncHybridClient:
 
     async def verify(self, name: str) -> ParityReport:
         """`HybridClient.verify`, awaited."""
-        return await asyncio.to_thread(verify.verify, self._session, name)
+        return await asyncio.to_thread(inventory.verify, self._session, name)
 
     def status(self) -> dict[str, Any]:
         """Every target's state: closed gates with reason and seconds left, local copies."""

@@ -44,6 +44,10 @@ class Canary:
         self._due_at: dict[Key, float] = {}
         self._trusted_until: dict[Key, float] = {}
 
+    def watches(self, target_name: str, spec: ModelSpec) -> bool:
+        """Whether the vectors that `target_name` makes with `spec` are compared at all."""
+        return target_name in self._watched and spec.revision is not None
+
     def take(self, target_name: str, spec: ModelSpec, can_be_judged: Callable[[], bool]) -> bool:
         """Whether a comparison is due now; if so, the next one is due in ``canary_seconds``.
 
@@ -52,7 +56,7 @@ class Canary:
             spec: the model.
             can_be_judged: whether there is anything to compare with; asked only if one is due.
         """
-        if target_name not in self._watched or spec.revision is None:
+        if not self.watches(target_name, spec):
             return False
         key, now = _key(target_name, spec), self._clock()
         if now < self._due_at.get(key, -math.inf) or not can_be_judged():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.parity import ParityReport
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.health import Key, host_of
@@ -110,6 +111,13 @@ def _remote_status(
     else:
         state = "unavailable"
     return {"state": state, "closed": closed, "paced_seconds": wait}
+
+
+def verify(session: Session, name: str) -> ParityReport:
+    """See `HybridClient.verify`."""
+    from hybrid_infer.client.verify import verify as compared  # a rare wish, and much to import
+
+    return compared(session, name)
 
 
 def reset(session: Session, name: str | None) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from hybrid_infer.client.calls import Call, num_units
-from hybrid_infer.client.comparing import compare_soon
 from hybrid_infer.client.continuing import Continuing
 from hybrid_infer.client.reporting import finished
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
@@ -30,7 +29,11 @@ def embeddings(session: Session, call: Call, decision: Decision) -> Embeddings:
         seconds = decision.attempts[-1].latency_seconds / num_units(request)
         session.latency.record(request.spec.name, seconds)
     route = finished(session, call, decision)
-    if decision.target.kind == "remote":
+    if decision.target.kind == "remote" and session.canary.watches(
+        decision.target.name, request.spec
+    ):
+        from hybrid_infer.client.comparing import compare_soon  # goldens are a lot to import
+
         compare_soon(session, decision.target, request.spec)
     return Embeddings(
         vectors=reply.vectors,

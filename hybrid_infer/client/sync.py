@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results, verify
+from hybrid_infer.client import compat, inventory, results
 from hybrid_infer.client.calls import Call
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
@@ -266,7 +266,7 @@ class HybridClient:
 
     def verify(self, name: str) -> ParityReport:
         """Compare remotes with local, or with goldens; nothing to compare: `UnverifiableError`."""
-        return verify.verify(self._session, name)
+        return inventory.verify(self._session, name)
 
     def status(self) -> dict[str, Any]:
         """Every target's state: closed gates with reason and seconds left, local copies."""
