@@ -51,6 +51,11 @@ class Continuing:
         verdict = verdict_for(error)
         if self.served_by.kind == "remote":
             session.health.count_failure(self.served_by, request.spec, verdict, error)
+        failed = Attempt(
+            self.served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
+        )
+        # The try that had served until now is the one that failed.
+        self.attempts = (*self.attempts[:-1], failed)
         if not verdict.falls_back:
             return "the request itself was refused"
         if self._num_continuations >= MOST_CONTINUATIONS:
@@ -61,11 +66,6 @@ class Continuing:
         plan = continuation_plan(self.call.plan, broken, local)
         if isinstance(plan, str):
             return plan
-        failed = Attempt(
-            self.served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
-        )
-        # The try that had served until now is the one that failed.
-        self.attempts = (*self.attempts[:-1], failed)
         return call_of(
             session,
             replace(request, answer_so_far=text),

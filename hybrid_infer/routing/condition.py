@@ -93,6 +93,8 @@ class Condition:
             if self._gate is not None and self._needs_probe:
                 # The others stay away until this one is back, or its lease has ended.
                 probed = self._gate = self._gate.lasting(now + lease_seconds)
+            elif is_polling:
+                probed = self._gate  # whoever waits for the model is the first to find it loaded
             return Pass(permit, probed)
 
     def settle(
@@ -116,7 +118,10 @@ class Condition:
                 self._breaker.settle(granted.permit, now, succeeded=succeeded)
             if granted.probed is None or granted.probed is not self._gate:
                 return
-            self._gate = None if succeeded else self._gate.lasting(now)
+            if succeeded:
+                self._gate = None
+            elif self._needs_probe:
+                self._gate = self._gate.lasting(now)
 
     def count_failure(self, now: float, failure: Closure) -> None:
         """Learn of a failure that no admission stands for any more."""

@@ -25,7 +25,8 @@ def reserved(port: int) -> socket.socket:
     Raises:
         ConfigError: the port is taken, or not allowed.
     """
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Named, the protocol makes asyncio switch Nagle's algorithm off, which costs 40 ms an answer.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((HOST, port))

@@ -1,0 +1,206 @@
+"""What one run of the table shares: servers, a warm local copy, an event loop, a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Self
+from unittest import mock
+
+import numpy as np
+
+from fault_table.bodies import CANARY, NUM_TEXTS, TOO_LARGE_BYTES, filled
+from fault_table.broken_places import Certificates, black_hole, no_names
+from fault_table.calls import CallLedger
+from fault_table.clock import Clock
+from fault_table.table import Variant
+from hybrid_infer import AsyncHybridClient, HybridClient, RoutingSettings, Settings
+from hybrid_infer.client import drive as drivers
+from hybrid_infer.client import session as sessions
+from hybrid_infer.client.comparing import THREAD_NAME
+from hybrid_infer.errors import LocalEngineError
+from hybrid_infer.settings import EmbeddingSettings, MemorySettings
+from hybrid_infer.testing import EchoAnswers, FakeRemote, load_scenario
+
+TEXTS = [f"text number {number}" for number in range(NUM_TEXTS)]
+PROMPT = "five words for an answer"
+MAX_TOKENS = 6
+MODEL = "small"
+PATIENCE_SECONDS = 20.0
+
+
+class SharedLocal:
+    """A client's local backend that outlives the client."""
+
+    def __init__(self, local: Any, *, is_broken: bool) -> None:
+        self._local = local
+        self._is_broken = is_broken
+
+    def __getattr__(self, name: str) -> Any:
+        if self._is_broken and name in ("call", "acall", "stream", "astream"):
+            raise LocalEngineError("the local copy is broken for this test")
+        return getattr(self._local, name)
+
+    def close(self) -> None:
+        """The owner closes it."""
+
+    async def aclose(self) -> None:
+        """The owner closes it."""
+
+
+@dataclass
+class Case:
+    """One variant with its own clients, which know nothing of what happened before."""
+
+    world: World
+    variant: Variant
+    sync: HybridClient
+    aio: AsyncHybridClient
+    events: list[Any]
+    calls: CallLedger
+    num_elsewhere: list[Any] = field(default_factory=list)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that arrived at the remote so far."""
+        return len(self.world.fake.ledger) + sum(one.num_requests for one in self.num_elsewhere)
+
+    def prepare_remote(self) -> None:
+        """Script the calls that go first."""
+        self._enqueue(self.variant.before_steps)
+
+    def break_remote(self, **changes: Any) -> None:
+        """Let the fault begin, with every step changed so."""
+        self._enqueue([{**step, **changes} for step in self.variant.steps])
+        if self.variant.place == "down":
+            self.world.fake.go_down()
+
+    def _enqueue(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        written = [filled(step, self.world.elsewhere.url) for step in steps]
+        for step in load_scenario({"steps": written}).steps:
+            for server in self._servers():
+                server.enqueue(step.reply, step.times, match=step.match)
+
+    def _servers(self) -> list[FakeRemote]:
+        both = [self.world.fake, self.world.elsewhere]
+        return both if self.variant.place == "two_remotes" else both[:1]
+
+    def forget(self) -> None:
+        """Begin anew with the same clients."""
+        self.world.fake.reset()
+        for client in (self.sync, self.aio):
+            client.reset()
+
+    def mend_remote(self) -> bool:
+        """Let the fault end; whether it can."""
+        if self.variant.place not in ("fake", "down"):
+            return False
+        self.world.fake.reset()
+        return True
+
+
+class World:
+    """Everything that is made once; a context manager."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.fake = FakeRemote("echo")
+        self.elsewhere = FakeRemote("echo")
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        enter(self.fake)
+        enter(self.elsewhere)
+        self.runner = enter(asyncio.Runner())
+        self._certificates = Certificates()
+        self._stack.callback(self._certificates.close)
+        keeper = enter(HybridClient(profile="tiny", base_url=self.fake.url, dtype="float32"))
+        keeper.warm([f"embeddings/{MODEL}", f"chat/{MODEL}"])
+        self._local = keeper._session.local
+        self.local_vectors = keeper.embed(TEXTS, model=MODEL, route="local").vectors
+        answer = keeper.chat_completion(
+            PROMPT, model=MODEL, route="local", max_tokens=MAX_TOKENS, temperature=0.0
+        )
+        self.local_text = answer.choices[0].message.content
+        self.remote_vectors = self._remote_vectors()
+        self.remote_text = PROMPT
+        clock = self.clock
+        enter(mock.patch.object(drivers.drive, "__defaults__", (clock.sleep,)))
+        enter(mock.patch.object(drivers.drive_async, "__defaults__", (clock.asleep,)))
+        return self
+
+    def _remote_vectors(self) -> np.ndarray:
+        answers = EchoAnswers()
+        return answers.embed("tiny/all-MiniLM-L6-v2", TEXTS, normalize=True, truncate=True)
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def case(self, variant: Variant) -> Iterator[Case]:
+        """`variant`, ready to begin."""
+        self.clock.restart(is_running=variant.is_timed)
+        for server in (self.fake, self.elsewhere):
+            server.reset()
+        with contextlib.ExitStack() as stack:
+            listeners: list[Any] = []
+            url = self._url(variant.place, stack, listeners)
+            events: list[Any] = []
+            make = {"base_url": url, "on_event": events.append, **self._options(variant)}
+            with mock.patch.object(sessions, "time", SimpleNamespace(monotonic=self.clock)):
+                sync, aio = HybridClient(**make), AsyncHybridClient(**make)
+            stack.callback(lambda: self.runner.run(aio.close()))
+            stack.callback(sync.close)
+            for client in (sync, aio):
+                session = client._session
+                session.randomness.seed(7)
+                is_broken = variant.place == "broken_local"
+                session.backends._local = SharedLocal(self._local, is_broken=is_broken)
+            yield Case(self, variant, sync, aio, events, CallLedger(), listeners)
+            join_canaries()
+
+    def _url(self, place: str, stack: contextlib.ExitStack, listeners: list[Any]) -> str:
+        if place == "no_name":
+            return stack.enter_context(no_names())
+        if place == "black_hole":
+            return stack.enter_context(black_hole())
+        if place.startswith("tls_"):
+            listeners.append(stack.enter_context(self._certificates.listener(place)))
+            return listeners[0].url
+        return self.fake.url
+
+    def _options(self, variant: Variant) -> dict[str, Any]:
+        given = {group: dict(values) for group, values in variant.settings.items()}
+        routing = {
+            "local_embed_seconds": 0.5,  # so that a deadline of 5 s leaves time for the local copy
+            "local_chat_seconds": 0.5,
+            "connect_timeout_seconds": 0.2 if variant.place == "black_hole" else 3.0,
+            "canary": "never",
+        } | given.get("routing", {})
+        settings = Settings(
+            routing=RoutingSettings(**routing),
+            embedding=EmbeddingSettings(**given.get("embedding", {})),
+            memory=MemorySettings(
+                **{"max_body_bytes": TOO_LARGE_BYTES // 2} | given.get("memory", {})
+            ),
+        )
+        options = {
+            "profile": "tiny", "dtype": "float32", "api_key": CANARY, "settings": settings
+        }  # fmt: skip
+        if variant.place == "two_remotes":
+            second = {"name": "second", "dialect": "hf-router", "base_url": self.elsewhere.url}
+            options["models"] = {"remotes": [{"name": "huggingface"}, second]}
+        return options
+
+
+def join_canaries() -> None:
+    """Wait for comparisons that run in the background."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(PATIENCE_SECONDS)
