@@ -12,6 +12,7 @@ from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.datatypes.route import Attempt, Route
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.continuation import BrokenStream, continuation_plan
+from hybrid_infer.routing.health import Admission
 from hybrid_infer.routing.state import Decision
 from hybrid_infer.routing.targets import Target
 from hybrid_infer.routing.verdicts import verdict_for
@@ -31,12 +32,14 @@ class Continuing:
         call: the call that opened the stream.
         served_by: who serves the stream now.
         attempts: what was tried so far.
+        admission: the remote's leave to be asked, if one serves the stream now.
     """
 
     session: Session
     call: Call
     served_by: Target
     attempts: tuple[Attempt, ...]
+    admission: Admission | None
     _num_continuations: int = field(default=0, init=False)
 
     def next_call(self, error: HybridInferError, text: str, *, has_tools: bool) -> Call | str:
@@ -49,8 +52,8 @@ class Continuing:
         """
         session, request = self.session, cast("ChatRequest", self.call.request)
         verdict = verdict_for(error)
-        if self.served_by.kind == "remote":
-            session.health.count_failure(self.served_by, request.spec, verdict, error)
+        if self.admission is not None:
+            session.health.count_failure(self.admission, verdict, error)
         failed = Attempt(
             self.served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
         )
@@ -78,6 +81,7 @@ class Continuing:
         """The route of what follows, every attempt of the stream included."""
         broken_target, self.served_by = self.served_by.name, decision.target
         self.attempts = (*self.attempts, *decision.attempts)
+        self.admission = decision.admission
         reason = verdict_for(error).reason
         detail = f"the stream broke: {error.message}"
         followed = replace(decision, reason=reason, detail=detail, attempts=self.attempts)

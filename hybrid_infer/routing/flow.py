@@ -126,7 +126,7 @@ def _weighed(
             if context.is_one_unit:
                 key = context.latency_key(candidate.target)
                 context.remote_latency.record(key, outcome.elapsed_seconds)
-        return success(call, candidate, outcome)
+        return replace(success(call, candidate, outcome), admission=admission)
     _learn(call, candidate, outcome, outcome.error, admission)
     return None
 

@@ -12,7 +12,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Attempt, Reason
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.budget import HedgeBudget
-from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.health import Admission, Health
 from hybrid_infer.routing.latency import LatencyWindow
 from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import Plan
@@ -71,13 +71,23 @@ Step: TypeAlias = Try | Race | Wait | Preload
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A call's happy end: who served it, and why it was them."""
+    """A call's happy end: who served it, and why it was them.
+
+    Attributes:
+        result: the reply, or a stream's parts.
+        target: who served.
+        reason: why it was them.
+        detail: an addition to `reason`, possibly empty.
+        attempts: every try, the one that served included.
+        admission: a remote's, settled as a success; a stream may yet break.
+    """
 
     result: Result
     target: Target
     reason: Reason
     detail: str
     attempts: tuple[Attempt, ...]
+    admission: Admission | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,4 @@ def pytest_terminal_summary(terminalreporter) -> None:
         return
     sums = {count: sum(v for name, v in properties if name == count) for count in COUNTS}
     told = " ".join(f"{name}={value}" for name, value in sums.items())
-    terminalreporter.write_line(
-        f"faults={len(faults)} {told} pending={len(load_table().pending)}"
-    )
+    terminalreporter.write_line(f"faults={len(faults)} {told} pending={len(load_table().pending)}")

@@ -45,7 +45,6 @@ TEXTS: Mapping[str, Callable[[], str]] = {
 BOMB_BYTES = 20_000_000
 
 
-
 def filled(step: Mapping[str, Any], elsewhere_url: str) -> dict[str, Any]:
     """A step of a scenario, with what cannot be written down.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import socket
 import ssl
@@ -15,7 +15,7 @@ from unittest import mock
 
 import trustme
 
-LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)  # noqa: UP017 - as trustme wants it
+LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
 class TlsListener:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +179,7 @@ class World:
         routing = {
             "local_embed_seconds": 0.5,  # so that a deadline of 5 s leaves time for the local copy
             "local_chat_seconds": 0.5,
-            "connect_timeout_seconds": 0.2 if variant.place == "black_hole" else 3.0,
+            "connect_timeout_seconds": 0.1 if variant.place == "black_hole" else 3.0,
             "canary": "never",
         } | given.get("routing", {})
         settings = Settings(

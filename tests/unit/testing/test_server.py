@@ -7,6 +7,7 @@ import pytest
 
 from hybrid_infer.errors import ConfigError, EngineClosedError, InvalidRequestError
 from hybrid_infer.testing import FakeRemote, Match, Reply, Scenario, Step
+from hybrid_infer.testing.service import reserved
 
 LONG = 20.0
 
@@ -35,6 +36,12 @@ def test_the_ledger_tells_what_was_received(fake, client):
     assert "hf_secret" not in f"{request.headers}"
     with pytest.raises(AttributeError):
         request.path = "/other"
+
+
+def test_an_answer_in_two_pieces_is_not_held_back():
+    """Nagle's algorithm would wait for the first piece's acknowledgement, 40 ms."""
+    with reserved(0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP, "else asyncio leaves the algorithm on"
 
 
 def test_the_ledger_is_a_copy(fake, client):
