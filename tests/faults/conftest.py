@@ -26,8 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> Iterator[World]:
+    """Ends with its module: its servers and threads are not the other tests' business."""
     with World() as made:
         yield made
 
@@ -57,6 +58,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
     faults = {value for name, value in properties if name == "fault"}
     if not faults:
         return
+    table = load_table()
+    run = {report.nodeid.partition("[")[0] for report in reports}
+    faults |= {row.id for row in table.rows if run & set(row.tests)}
     sums = {count: sum(v for name, v in properties if name == count) for count in COUNTS}
     told = " ".join(f"{name}={value}" for name, value in sums.items())
-    terminalreporter.write_line(f"faults={len(faults)} {told} pending={len(load_table().pending)}")
+    terminalreporter.write_line(f"faults={len(faults)} {told} pending={len(table.pending)}")

@@ -78,7 +78,7 @@ def opens_and_closes(case, caller, scope, opens):
     for number, bounds in enumerate(opens):
         (closure,) = status(caller, case)
         assert (closure["scope"], closure["state"]) == (scope, "open")
-        low = bounds[0] - (1.0 if case.variant.is_timed else 0.0)
+        low = bounds[0] - (1.0 if case.variant.impatience else 0.0)
         assert_within(closure["opens_in_seconds"], (low, bounds[1]))
         sent = case.num_requests
         outcome = call(caller, case, route=None)

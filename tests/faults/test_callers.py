@@ -55,6 +55,13 @@ def test_an_over_long_text_is_cut_and_counted_or_refused(case, caller, route):
     assert status(caller, case) == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("caller", ["sync", "async"])
+def test_an_over_long_prompt_is_the_caller_s_mistake(case, caller, stream):
+    with pytest.raises(ContextLengthError):
+        run(case, caller, "chat_completion", LONG, route="local", stream=stream)
+
+
 @pytest.mark.parametrize("caller", ["sync", "async"])
 def test_no_texts_ask_nobody(case, caller):
     result = run(case, caller, "embed", [])
@@ -137,7 +144,8 @@ def test_a_loop_that_is_closed_early_is_left_alone(caplog):
     abandoned = []
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(wait_async(future, Deadline(60.0), lambda: abandoned.append(True)))
-    loop.run_until_complete(asyncio.sleep(0))
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # as far as the task's first wait
     waiting._log_destroy_pending = False  # asyncio's own complaint about whoever does this
     loop.close()
     future.set_result("too late")

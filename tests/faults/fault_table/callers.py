@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fault_table.calls import OpenCall
+from fault_table.table import Table, Variant
 from fault_table.world import MAX_TOKENS, MODEL, PROMPT, TEXTS, Case
 from hybrid_infer.datatypes.route import Route
 from hybrid_infer.errors import HybridInferError, StreamInterruptedError
@@ -17,6 +18,31 @@ CALLERS: Mapping[str, tuple[str, ...]] = {
     "async": ("async",),
     "stream": ("stream", "async_stream"),
 }
+
+
+class Scene(NamedTuple):
+    """One test: a variant, with a local copy or alone, on one surface by one of its callers."""
+
+    variant: Variant
+    mode: str
+    surface: str
+    caller: str
+
+    @property
+    def id(self) -> str:
+        """Its name in a test's."""
+        return f"{self.variant.id}-{self.mode}-{self.caller}"
+
+
+def scenes(table: Table) -> list[Scene]:
+    """All that the runner runs."""
+    return [
+        Scene(variant, mode, surface, caller)
+        for variant in table.variants()
+        for mode, surfaces in (("with_local", variant.with_local), ("alone", variant.alone))
+        for surface in surfaces
+        for caller in CALLERS[surface]
+    ]
 
 
 @dataclass

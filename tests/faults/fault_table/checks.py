@@ -10,7 +10,7 @@ import numpy as np
 
 from fault_table.bodies import CANARY
 from fault_table.callers import Outcome
-from fault_table.table import Closed, Expected, Range
+from fault_table.expected import Closed, Expected, Range
 from fault_table.world import MODEL, World
 from hybrid_infer.errors import AllTargetsFailedError, HybridInferError, StreamInterruptedError
 

@@ -21,10 +21,17 @@ class Clock:
         self._skipped = START
         self._real_start = time.monotonic()
 
-    def restart(self, *, is_running: bool) -> None:
-        """Begin anew."""
-        self.is_running, self.slept = is_running, 0.0
-        self._skipped, self._real_start = START, time.monotonic()
+    def restart(self) -> None:
+        """Begin anew, standing still."""
+        self.is_running, self.slept, self._skipped = False, 0.0, START
+
+    def run(self) -> None:
+        """Move with the real time from now on."""
+        self.is_running, self._real_start = True, time.monotonic()
+
+    def stop(self) -> None:
+        """Stand still where it is."""
+        self._skipped, self.is_running = self(), False
 
     def __call__(self) -> float:
         real = time.monotonic() - self._real_start if self.is_running else 0.0

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hybrid_infer import errors
-from hybrid_infer.datatypes.route import Reason
+from fault_table.expected import SCOPES, Expected, TableError, check_known, read_expected
 
 PATH = Path(__file__).parents[1] / "faults.yaml"
 SURFACES = ("sync", "async", "stream")
-ANSWERS = ("local", "remote", "joined")
-SCOPES = ("host", "account", "model")
 PLACES = (
     "fake",
     "down",
@@ -32,48 +29,6 @@ PLACES = (
     "two_remotes",
     "broken_local",
 )
-
-Range = tuple[float, float]
-
-
-class TableError(Exception):
-    """faults.yaml says something that the runner does not understand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """What a fault closes: its scope, for how long, and in which state."""
-
-    scope: str
-    seconds: Range
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What must follow from a fault, for one way of calling.
-
-    Attributes:
-        answer: who serves the call: ``local``, ``remote``, ``joined`` (a stream that changes
-            sides); None where `error` is raised.
-        error: the class of the error.
-        reason: why, on the route, or on every attempt of the error.
-        requests: how many requests arrive at the remote.
-        waited: virtual seconds of sleep.
-        closed: what is closed afterwards; None: nothing.
-        retry_after: of the error; None: not checked.
-        notes: words that the error's text or notes must hold.
-    """
-
-    answer: str | None
-    error: str | None
-    reason: str | None
-    requests: Range
-    waited: Range
-    closed: Closed | None
-    retry_after: Range | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +46,7 @@ class Variant:
         before: calls that go first, and are served.
         before_steps: the remote's script for them.
         sweep: a number of the reply that is counted up, by how much, and how far at most.
-        is_timed: whether the clock runs by itself.
+        impatience: routing settings while the fault lasts; the clock then runs by itself.
         counts: whose breaker counts it.
         with_local: what must follow with a warm local copy, by surface.
         alone: the same with no local copy.
@@ -107,7 +62,7 @@ class Variant:
     before: int
     before_steps: tuple[Mapping[str, Any], ...]
     sweep: tuple[str, int, int | None] | None
-    is_timed: bool
+    impatience: Mapping[str, float]
     counts: str | None
     with_local: Mapping[str, Expected]
     alone: Mapping[str, Expected]
@@ -178,7 +133,7 @@ def load_table(path: Path = PATH) -> Table:
 
 _ROW_KEYS = {"id", "fault", "owner", "surfaces", "tests", "outcome", "closes", "variants"}
 _SHARED_KEYS = {
-    "steps", "place", "task", "options", "settings", "before", "sweep", "is_timed", "counts",
+    "steps", "place", "task", "options", "settings", "before", "sweep", "impatience", "counts",
     "with_local", "alone", "for", "before_steps",
 }  # fmt: skip
 _VARIANT_KEYS = _SHARED_KEYS | {"name", "each", "surfaces"}
@@ -186,7 +141,7 @@ _VARIANT_KEYS = _SHARED_KEYS | {"name", "each", "surfaces"}
 
 def _row(entry: Mapping[str, Any]) -> Row:
     row_id = str(entry.get("id"))
-    _known(entry, _ROW_KEYS | _SHARED_KEYS, row_id)
+    check_known(entry, _ROW_KEYS | _SHARED_KEYS, row_id)
     surfaces = tuple(entry.get("surfaces", ()))
     if not set(surfaces) <= set(SURFACES):
         raise TableError(f"{row_id}: surfaces are {', '.join(SURFACES)}")
@@ -206,15 +161,9 @@ def _row(entry: Mapping[str, Any]) -> Row:
     )  # fmt: skip
 
 
-def _known(entry: Mapping[str, Any], keys: set[str], where: str) -> None:
-    unknown = set(entry) - keys
-    if unknown:
-        raise TableError(f"{where}: unknown {', '.join(sorted(unknown))}")
-
-
 def _expanded(given: Mapping[str, Any], row_id: str) -> list[Mapping[str, Any]]:
     """One variant for each combination of ``each``; ``$name`` stands for the value."""
-    _known(given, _VARIANT_KEYS, f"{row_id}: {given.get('name')}")
+    check_known(given, _VARIANT_KEYS, f"{row_id}: {given.get('name')}")
     if "each" not in given:
         return [given]
     names = list(given["each"])
@@ -274,14 +223,14 @@ def _variant(
                 }
             for layer in layers:
                 merged |= layer.get(mode, {})
-            found[surface] = _expected(merged, f"{where} {mode} {surface}", mode)
+            found[surface] = read_expected(merged, f"{where} {mode} {surface}", mode)
         return found
 
     return Variant(
         row_id, name, tuple(pick("steps", ())), place, pick("task", "embeddings"),
         pick("options", {}), pick("settings", {}), pick("before", 0),
         tuple(pick("before_steps", ())),
-        None if sweep is None else _sweep(dict(sweep)), pick("is_timed", False), counts,
+        None if sweep is None else _sweep(dict(sweep)), pick("impatience", {}), counts,
         expected("with_local"), expected("alone"),
     )  # fmt: skip
 
@@ -290,39 +239,3 @@ def _sweep(given: dict[str, int]) -> tuple[str, int, int | None]:
     most = given.pop("most", None)
     ((number, stride),) = given.items()
     return number, stride, most
-
-
-def _expected(merged: Mapping[str, Any], where: str, mode: str) -> Expected:
-    _known(merged, {field.name for field in fields(Expected)}, where)
-    answer, error = merged.get("answer"), merged.get("error")
-    if (answer is None) == (error is None):
-        raise TableError(f"{where}: either an answer or an error is expected")
-    if answer not in (None, *ANSWERS):
-        raise TableError(f"{where}: {answer} is none of {', '.join(ANSWERS)}")
-    if error is not None and not hasattr(errors, error):
-        raise TableError(f"{where}: there is no {error}")
-    reason = merged.get("reason")
-    if reason is not None:
-        Reason(reason)
-    waited = merged.get("waited", 0 if mode == "with_local" else [0, 3600])
-    after = merged.get("retry_after")
-    return Expected(
-        answer, error, reason, _range(merged.get("requests", 1)), _range(waited),
-        _closed(merged.get("closed"), reason, where), None if after is None else _range(after),
-        tuple(merged.get("notes", ())),
-    )  # fmt: skip
-
-
-def _closed(given: Mapping[str, Any] | None, reason: str | None, where: str) -> Closed | None:
-    if given is None:
-        return None
-    _known(given, {"scope", "seconds", "state", "reason"}, where)
-    if given["scope"] not in SCOPES:
-        raise TableError(f"{where}: {given['scope']} is none of {', '.join(SCOPES)}")
-    why = given.get("reason", reason)
-    return Closed(given["scope"], _range(given["seconds"]), given.get("state", "gated"), str(why))
-
-
-def _range(value: Any) -> Range:
-    low, high = value if isinstance(value, list) else (value, value)
-    return float(low), float(high)

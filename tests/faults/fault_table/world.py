@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Self
 from unittest import mock
@@ -65,6 +65,12 @@ class Case:
     num_elsewhere: list[Any] = field(default_factory=list)
 
     @property
+    def patience(self) -> dict[str, float]:
+        """The usual values of what the variant is impatient with."""
+        usual = RoutingSettings()
+        return {name: getattr(usual, name) for name in self.variant.impatience}
+
+    @property
     def num_requests(self) -> int:
         """Requests that arrived at the remote so far."""
         return len(self.world.fake.ledger) + sum(one.num_requests for one in self.num_elsewhere)
@@ -78,6 +84,9 @@ class Case:
         self._enqueue([{**step, **changes} for step in self.variant.steps])
         if self.variant.place == "down":
             self.world.fake.go_down()
+        if self.variant.impatience:
+            self._change_settings(**self.variant.impatience)
+            self.world.clock.run()
 
     def _enqueue(self, steps: Sequence[Mapping[str, Any]]) -> None:
         written = [filled(step, self.world.elsewhere.url) for step in steps]
@@ -88,6 +97,15 @@ class Case:
     def _servers(self) -> list[FakeRemote]:
         both = [self.world.fake, self.world.elsewhere]
         return both if self.variant.place == "two_remotes" else both[:1]
+
+    def _change_settings(self, **routing: float) -> None:
+        """Change what both clients, and their remotes' streams, are patient with."""
+        for client in (self.sync, self.aio):
+            session = client._session
+            session.settings = replace(
+                session.settings, routing=replace(session.settings.routing, **routing)
+            )
+            session.backends.get("huggingface")._settings = session.settings
 
     def forget(self) -> None:
         """Begin anew with the same clients."""
@@ -100,6 +118,9 @@ class Case:
         if self.variant.place not in ("fake", "down"):
             return False
         self.world.fake.reset()
+        if self.variant.impatience:
+            self._change_settings(**self.patience)
+            self.world.clock.stop()
         return True
 
 
@@ -129,9 +150,6 @@ class World:
         self.local_text = answer.choices[0].message.content
         self.remote_vectors = self._remote_vectors()
         self.remote_text = PROMPT
-        clock = self.clock
-        enter(mock.patch.object(drivers.drive, "__defaults__", (clock.sleep,)))
-        enter(mock.patch.object(drivers.drive_async, "__defaults__", (clock.asleep,)))
         return self
 
     def _remote_vectors(self) -> np.ndarray:
@@ -144,12 +162,14 @@ class World:
     @contextlib.contextmanager
     def case(self, variant: Variant) -> Iterator[Case]:
         """`variant`, ready to begin."""
-        self.clock.restart(is_running=variant.is_timed)
+        self.clock.restart()
         for server in (self.fake, self.elsewhere):
             server.reset()
         with contextlib.ExitStack() as stack:
             listeners: list[Any] = []
             url = self._url(variant.place, stack, listeners)
+            for driver, sleep in self._sleeps:
+                stack.enter_context(mock.patch.object(driver, "__defaults__", (sleep,)))
             events: list[Any] = []
             make = {"base_url": url, "on_event": events.append, **self._options(variant)}
             with mock.patch.object(sessions, "time", SimpleNamespace(monotonic=self.clock)):
@@ -163,6 +183,11 @@ class World:
                 session.backends._local = SharedLocal(self._local, is_broken=is_broken)
             yield Case(self, variant, sync, aio, events, CallLedger(), listeners)
             join_canaries()
+
+    @property
+    def _sleeps(self) -> list[tuple[Any, Any]]:
+        """Each driver, and what it does instead of sleeping."""
+        return [(drivers.drive, self.clock.sleep), (drivers.drive_async, self.clock.asleep)]
 
     def _url(self, place: str, stack: contextlib.ExitStack, listeners: list[Any]) -> str:
         if place == "no_name":
