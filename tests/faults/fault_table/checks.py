@@ -50,7 +50,7 @@ def check_outcome(
 def check_answer(world: World, outcome: Outcome, answer: str | None) -> None:
     """The answer itself is wholly that side's, or the one side's behind the other's."""
     if outcome.result is not None and hasattr(outcome.result, "vectors"):
-        wanted = world.remote_vectors if answer == "remote" else world.local_vectors
+        wanted = world.vectors(str(answer), normalize=outcome.result.space.normalize)
         np.testing.assert_allclose(outcome.result.vectors, wanted, atol=1e-5)
         assert outcome.result.space.repo.endswith("all-MiniLM-L6-v2"), MODEL
     elif answer == "joined":

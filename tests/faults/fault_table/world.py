@@ -143,18 +143,26 @@ class World:
         keeper = enter(HybridClient(profile="tiny", base_url=self.fake.url, dtype="float32"))
         keeper.warm([f"embeddings/{MODEL}", f"chat/{MODEL}"])
         self._local = keeper._session.local
-        self.local_vectors = keeper.embed(TEXTS, model=MODEL, route="local").vectors
+        self._vectors = {
+            ("local", normalize): keeper.embed(
+                TEXTS, model=MODEL, route="local", normalize=normalize
+            ).vectors
+            for normalize in (True, False)
+        }
         answer = keeper.chat_completion(
             PROMPT, model=MODEL, route="local", max_tokens=MAX_TOKENS, temperature=0.0
         )
         self.local_text = answer.choices[0].message.content
-        self.remote_vectors = self._remote_vectors()
         self.remote_text = PROMPT
         return self
 
-    def _remote_vectors(self) -> np.ndarray:
-        answers = EchoAnswers()
-        return answers.embed("tiny/all-MiniLM-L6-v2", TEXTS, normalize=True, truncate=True)
+    def vectors(self, backend: str, *, normalize: bool) -> np.ndarray:
+        """What `backend` makes of the texts."""
+        if backend == "local":
+            return self._vectors[backend, normalize]
+        return EchoAnswers().embed(
+            "tiny/all-MiniLM-L6-v2", TEXTS, normalize=normalize, truncate=True
+        )
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
