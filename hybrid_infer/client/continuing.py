@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +13,6 @@ from hybrid_infer.datatypes.route import Attempt, Route
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.continuation import BrokenStream, continuation_plan
 from hybrid_infer.routing.state import Decision
-from hybrid_infer.routing.targets import Target
 from hybrid_infer.routing.verdicts import verdict_for
 
 if TYPE_CHECKING:
@@ -30,16 +28,14 @@ class Continuing:
     Attributes:
         session: the client's.
         call: the call that opened the stream.
-        served_by: who serves the stream now.
+        decision: who serves the stream now.
         attempts: what was tried so far.
-        end: tells pacing that the present stream has ended.
     """
 
     session: Session
     call: Call
-    served_by: Target
+    decision: Decision
     attempts: tuple[Attempt, ...]
-    end: Callable[[], object]
     _num_continuations: int = field(default=0, init=False)
 
     def next_call(self, error: HybridInferError, text: str, *, has_tools: bool) -> Call | str:
@@ -51,25 +47,26 @@ class Continuing:
             has_tools: whether any part of a tool call is out.
         """
         self.end()
+        served_by, admission = self.decision.target, self.decision.admission
         session, request = self.session, cast("ChatRequest", self.call.request)
         verdict = verdict_for(error)
-        if self.served_by.kind == "remote":
-            session.health.count_failure(self.served_by, request.spec, verdict, error)
+        if admission is not None:
+            session.health.count_failure(admission, verdict, error)
+        failed = Attempt(
+            served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
+        )
+        # The try that had served until now is the one that failed.
+        self.attempts = (*self.attempts[:-1], failed)
         if not verdict.falls_back:
             return "the request itself was refused"
         if self._num_continuations >= MOST_CONTINUATIONS:
             return "it has broken before"
         self._num_continuations += 1
-        broken = BrokenStream(self.served_by, bool(text), has_tools, request.continues)
+        broken = BrokenStream(served_by, bool(text), has_tools, request.continues)
         local = session.local.readiness(request.spec, may_download=False)
         plan = continuation_plan(self.call.plan, broken, local)
         if isinstance(plan, str):
             return plan
-        failed = Attempt(
-            self.served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
-        )
-        # The try that had served until now is the one that failed.
-        self.attempts = (*self.attempts[:-1], failed)
         return call_of(
             session,
             replace(request, answer_so_far=text),
@@ -78,10 +75,13 @@ class Continuing:
             may_download=False,
         )
 
+    def end(self) -> None:
+        """The present stream has ended; any number of times."""
+        self.decision.end_stream()
+
     def route(self, call: Call, decision: Decision, error: HybridInferError) -> Route:
         """The route of what follows, every attempt of the stream included."""
-        broken_target, self.served_by = self.served_by.name, decision.target
-        self.end = decision.end_stream
+        broken_target, self.decision = self.decision.target.name, decision
         self.attempts = (*self.attempts, *decision.attempts)
         reason = verdict_for(error).reason
         detail = f"the stream broke: {error.message}"

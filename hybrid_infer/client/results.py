@@ -90,7 +90,7 @@ def chat_stream(session: Session, call: Call, decision: Decision) -> ChatStream:
     """The result of ``chat_completion(stream=True)``."""
     parts = cast("PartStream", decision.result)
     route = finished(session, call, decision)
-    continuing = Continuing(session, call, decision.target, route.attempts, decision.end_stream)
+    continuing = Continuing(session, call, decision, route.attempts)
     return ChatStream(parts, route, continuing, owner=session)
 
 
@@ -98,5 +98,5 @@ def async_chat_stream(session: Session, call: Call, decision: Decision) -> Async
     """The result of ``await chat_completion(stream=True)``."""
     parts = cast("AsyncPartStream", decision.result)
     route = finished(session, call, decision)
-    continuing = Continuing(session, call, decision.target, route.attempts, decision.end_stream)
+    continuing = Continuing(session, call, decision, route.attempts)
     return AsyncChatStream(parts, route, continuing, owner=session)

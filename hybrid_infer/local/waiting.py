@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import TypeVar
 
 from hybrid_infer.datatypes.deadline import Deadline
@@ -51,8 +52,9 @@ async def wait_async(
             if deadline.expired():
                 raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
     except BaseException:
-        awaited.cancel()  # else asyncio would report an error that nobody is left to see
         abandon()
+        with suppress(RuntimeError):  # the loop has been closed under a task that was never ended
+            awaited.cancel()  # else asyncio would report an error that nobody is left to see
         raise
 
 

@@ -65,11 +65,10 @@ def _apply_gates(call: Call, candidates: list[Candidate], now: float) -> None:
 def _closure(call: Call, candidate: Candidate, now: float) -> Closure | None:
     target, context = candidate.target, call.context
     closure = context.health.closed(target, context.spec, is_polling=candidate.is_polling)
-    if closure is not None:
-        return closure
     wait = context.pacing.of(target.name).wait_seconds(now)
-    if wait <= 0.0:
-        return None
+    # Whichever lasts longer: else a call would sleep for the one, and be refused by the other.
+    if wait <= 0.0 or (closure is not None and closure.until >= now + wait):
+        return closure
     error = RateLimitError(f"{target.name} is paced to stay below its rate limit")
     return Closure(Reason.RATE_LIMITED, error, now + wait)
 

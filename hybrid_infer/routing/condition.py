@@ -97,6 +97,9 @@ class Condition:
                 # The others stay away until this one is back, or its lease has ended.
                 self._gate = self._gate.lasting(now + lease_seconds)
                 return Pass(permit, self._gate)
+            if self._gate is not None and is_polling:
+                # Whoever waits for the model is the first to find it loaded.
+                return Pass(permit, self._gate)
             if self._usual.permit is not permit:
                 self._usual = Pass(permit, None)
             return self._usual
@@ -124,15 +127,19 @@ class Condition:
                 self._breaker.settle(granted.permit, now, succeeded=succeeded)
             if granted.probed is None or granted.probed is not self._gate:
                 return
-            self._gate = None if succeeded else self._gate.lasting(now)
+            if succeeded:
+                self._gate = None
+            elif self._needs_probe:
+                self._gate = self._gate.lasting(now)
 
-    def count_failure(self, now: float, failure: Closure) -> None:
-        """Learn of a failure that no admission stands for any more."""
+    def count_failure(self, granted: Pass, now: float, failure: Closure) -> None:
+        """Learn of a failure after all; a pass of an older period changes nothing."""
         with self._lock:
-            if self._breaker is not None and self._breaker.state is BreakerState.CLOSED:
-                self._last_failure = failure
-                permit = Permit(self._breaker.generation, is_probe=False)
-                self._breaker.settle(permit, now, succeeded=False)
+            breaker, permit = self._breaker, granted.permit
+            if breaker is None or permit is None or permit.generation != breaker.generation:
+                return
+            self._last_failure = failure
+            breaker.settle(permit, now, succeeded=False)
 
     def close(self, gate: Closure, *, needs_probe: bool) -> None:
         """Close the gate until `gate.until`, unless it is closed for longer already."""

@@ -132,7 +132,9 @@ def _weighed(
             if context.is_one_unit:
                 key = context.latency_key(candidate.target)
                 context.remote_latency.record(key, outcome.elapsed_seconds)
-        return success(call, candidate, outcome)
+        decision = success(call, candidate, outcome)
+        decision.admission = admission
+        return decision
     _learn(call, candidate, outcome, outcome.error, admission)
     return None
 

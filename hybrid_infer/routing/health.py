@@ -152,13 +152,13 @@ class Health:
                 condition.settle(granted, now, succeeded=True if is_up else None)
 
     def count_failure(
-        self, target: Target, spec: ModelSpec, verdict: Verdict, error: HybridInferError
+        self, admission: Admission, verdict: Verdict, error: HybridInferError
     ) -> None:
-        """Learn of a failure after an admission was settled: a stream that broke later on."""
+        """Learn of a failure after `admission` was settled: a stream that broke later on."""
         now = self._clock()
-        for key in keys_of(target, spec):
-            if key[0] is verdict.counts_against:
-                self._condition(key).count_failure(now, Closure(verdict.reason, error))
+        for scope, condition, granted in admission.passes:
+            if scope is verdict.counts_against:
+                condition.count_failure(granted, now, Closure(verdict.reason, error))
 
     def release(self, admission: Admission) -> None:
         """End an admission that says nothing: the caller left, or was not let through after all."""

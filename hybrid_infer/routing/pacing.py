@@ -95,7 +95,8 @@ class Pacer:
                 return False
             interval = self._interval(now)
             self._next_at = max(self._next_at, now) + interval if interval else now
-            self._in_flight += 1
+            if self._max_concurrency is not None:
+                self._in_flight += 1
             return True
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Attempt, Reason
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.budget import HedgeBudget
-from hybrid_infer.routing.health import Health
+from hybrid_infer.routing.health import Admission, Health
 from hybrid_infer.routing.latency import LatencyWindow
 from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import Plan
@@ -82,13 +82,14 @@ class Decision:
     """A call's happy end: who served it, and why it was them.
 
     Attributes:
-        result: the answer.
-        target: who served it.
+        result: the reply, or a stream's parts.
+        target: who served.
         reason: why it was them.
-        detail: the same in words.
-        attempts: what was tried.
-        end_stream: tells pacing that the stream, which is the result, has ended; any number of
-            times. A stream that is dropped has ended, too.
+        detail: an addition to `reason`, possibly empty.
+        attempts: every try, the one that served included.
+        admission: a remote's, settled as a success; a stream may yet break.
+        end_stream: tells pacing that the stream has ended; any number of times. A stream that is
+            dropped has ended, too.
     """
 
     result: Result
@@ -96,6 +97,7 @@ class Decision:
     reason: Reason
     detail: str
     attempts: tuple[Attempt, ...]
+    admission: Admission | None = None
     end_stream: Callable[[], object] = _nothing
 
 

@@ -161,13 +161,48 @@ def test_a_refusal_by_a_later_key_gives_earlier_leases_back(health, clock):
     assert health.admit(FIRST, LARGE, 10.0) is not None, "the host's one lease is free again"
 
 
-def test_a_stream_that_breaks_later_counts_as_well(health):
+def breaks_later(health, admission):
     error = RemoteServerError("gone", status=None)
+    health.count_failure(admission, verdict_for(error), error)
+
+
+def test_a_stream_that_breaks_later_counts_as_well(health):
     for _ in range(5):
-        health.settle(health.admit(FIRST, LARGE, 1.0))
-        health.count_failure(FIRST, SMALL, verdict_for(error), error)
+        admission = health.admit(FIRST, SMALL, 1.0)
+        health.settle(admission)
+        breaks_later(health, admission)
     assert health.closed(FIRST, SMALL).state == "open"
     assert health.closed(FIRST, LARGE) is None
+
+
+def test_a_probe_whose_stream_breaks_opens_the_breaker_again(health, clock):
+    broken(health)
+    clock.advance(13.0)
+    probe = health.admit(FIRST, SMALL, 1.0)
+    health.settle(probe)
+    assert health.closed(FIRST, SMALL) is None
+    breaks_later(health, probe)
+    assert health.closed(FIRST, SMALL).state == "open"
+
+
+def test_a_stream_of_an_older_period_changes_nothing(health, clock):
+    old = health.admit(FIRST, SMALL, 1.0)
+    health.settle(old)
+    broken(health)
+    clock.advance(13.0)
+    health.settle(health.admit(FIRST, SMALL, 1.0))
+    breaks_later(health, old)
+    assert health.closed(FIRST, SMALL) is None
+
+
+def test_a_poll_that_finds_the_model_loaded_lets_everyone_in(health):
+    gated(health, ModelLoadingError("loading"), 60.0)
+    assert health.admit(FIRST, SMALL, 1.0) is None
+    poll = health.admit(FIRST, SMALL, 1.0, is_polling=True)
+    health.release(poll)
+    assert health.closed(FIRST, SMALL) is not None, "that said nothing"
+    health.settle(health.admit(FIRST, SMALL, 1.0, is_polling=True))
+    assert health.closed(FIRST, SMALL) is None
 
 
 def test_the_longest_closure_is_the_one_that_is_told(health):

@@ -38,6 +38,12 @@ def test_the_ledger_tells_what_was_received(fake, client):
         request.path = "/other"
 
 
+def test_an_answer_in_two_pieces_is_not_held_back():
+    """Nagle's algorithm would wait for the first piece's acknowledgement, 40 ms."""
+    with reserved(0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP, "else asyncio leaves the algorithm on"
+
+
 def test_the_ledger_is_a_copy(fake, client):
     client.send("GET", "/health")
     fake.ledger.clear()

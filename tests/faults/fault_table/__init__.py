@@ -1,0 +1,1 @@
+"""The runner of the fault table: reads faults.yaml, breaks a remote as it says, compares."""
