@@ -95,8 +95,12 @@ def check_next(case, caller, expected, route):
         mended = call(caller, case, route=None)
         assert mended.error is None
         assert mended.route.backend == "remote", mended.route
-        assert case.num_requests == 1
-        check_closed(status(caller, case), None)
+        if "canary" in case.variant.settings.get("routing", {}):
+            join_canaries()  # that model is still another one, which is noticed again
+            check_closed(status(caller, case), closed)
+        else:
+            assert case.num_requests == 1
+            check_closed(status(caller, case), None)
 
 
 def check_refused(case, caller, expected, route):
