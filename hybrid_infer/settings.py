@@ -53,10 +53,13 @@ class RoutingSettings:
         connect_timeout_seconds: longest time to connect to a remote.
         attempt_timeout_seconds: longest time one remote attempt may take to its first answer byte.
         stream_gap_seconds: longest silence between two events of a stream.
-        max_attempts_per_target: tries at one remote within a call.
+        max_attempts_per_target: tries at one remote within a call; after server errors there are
+            no more than two, or three where nothing else can serve.
         local_embed_seconds: expected local time of an embed call, until measured.
         local_chat_seconds: the same for chat.
-        preload: when a cold local copy starts loading in the background.
+        preload: when a cold local copy starts loading in the background: ``on_failure``, with the
+            first failure or closed gate of a remote (default), ``at_start``, with the model's
+            first call, or ``never``.
         hedge: whether a small ``embed`` call whose remote is slower than usual is also computed
             locally, the first answer winning; at most one call in twenty.
         canary: which remotes' embeddings are compared in the background with what the pinned

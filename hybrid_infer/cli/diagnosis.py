@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.cli.network import Reach, reach_all
 from hybrid_infer.cli.versions import installed_versions
+from hybrid_infer.registry.urls import TOKENS_PAGE
 
 if TYPE_CHECKING:
     from hybrid_infer.datatypes.models import ModelSpec, RemoteSpec
     from hybrid_infer.local.backend import LocalBackend
     from hybrid_infer.registry import Registry
 
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 KEY_VARIABLES = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",

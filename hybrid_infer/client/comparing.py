@@ -25,14 +25,13 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.parity import ProbeParity
 from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.datatypes.requests import EmbedRequest
-from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import EmbeddingSpaceMismatchError, HybridInferError, OverloadedError
 from hybrid_infer.events import RemoteQuarantined
 from hybrid_infer.routing.condition import Closure
 from hybrid_infer.routing.health import Health
 from hybrid_infer.routing.policy import LOCAL
 from hybrid_infer.routing.targets import ReadinessState, Target
-from hybrid_infer.routing.verdicts import HOUR_SECONDS, Gate, Scope
+from hybrid_infer.routing.verdicts import HOUR_SECONDS, VERDICTS
 from hybrid_infer.snapshots.goldens import has_goldens, load_goldens
 from hybrid_infer.snapshots.probes import CANARY_PROBES
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
 THREAD_NAME = "hybrid-infer-canary"
-QUARANTINE = Gate(Scope.MODEL, HOUR_SECONDS)
+QUARANTINE = VERDICTS[EmbeddingSpaceMismatchError]
 
 logger = logging.getLogger("hybrid_infer")
 
@@ -60,8 +59,9 @@ def quarantine(
     health: Health, target: Target, spec: ModelSpec, error: EmbeddingSpaceMismatchError
 ) -> None:
     """Ask `target` for nothing of `spec` for an hour: its vectors are another model's."""
-    closure = Closure(Reason.BAD_RESPONSE, error)
-    health.close(target, spec, QUARANTINE, seconds=HOUR_SECONDS, closure=closure)
+    closure = Closure(QUARANTINE.reason, error)
+    if QUARANTINE.gate is not None:
+        health.close(target, spec, QUARANTINE.gate, seconds=HOUR_SECONDS, closure=closure)
 
 
 def _can_be_judged(session: Session, spec: ModelSpec) -> bool:

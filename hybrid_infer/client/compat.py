@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,25 @@ def embedding_list(result: Embeddings, encoding_format: str) -> EmbeddingList:
     return EmbeddingList(tuple(items), result.route.model, result.usage, result.route)
 
 
-def check_embedding_options(encoding_format: str, dimensions: int | None, dim: int | None) -> None:
-    """Refuse what no backend can honour.
+def check_encoding_format(encoding_format: str) -> None:
+    """Refuse an unknown format, before anything is computed.
 
     Raises:
-        InvalidRequestError: an unknown format, or `dimensions` other than the model's.
+        InvalidRequestError: it is neither ``float`` nor ``base64``.
     """
     if encoding_format not in ("float", "base64"):
         raise InvalidRequestError(
             f"encoding_format must be 'float' or 'base64', not {encoding_format!r}",
             argument="encoding_format",
         )
+
+
+def check_dimensions(dimensions: int | None, dim: int | None) -> None:
+    """Refuse to shorten vectors.
+
+    Raises:
+        InvalidRequestError: `dimensions` is another number than the model's.
+    """
     if dimensions is not None and dimensions != dim:
         raise InvalidRequestError(
             f"dimensions must be the model's own ({dim}), not {dimensions!r}",
@@ -88,7 +96,7 @@ class Completions:
 
     def create(self, *, messages: Any, model: str = "default", **options: Any) -> Any:
         """`HybridClient.chat_completion` under OpenAI's name; ``max_completion_tokens`` is accepted."""
-        return self._client.chat_completion(messages, model, **_renamed(options))
+        return self._client.chat_completion(messages, model, **_translated(options))
 
 
 class AsyncCompletions:
@@ -99,19 +107,49 @@ class AsyncCompletions:
 
     async def create(self, *, messages: Any, model: str = "default", **options: Any) -> Any:
         """`AsyncHybridClient.chat_completion` under OpenAI's name."""
-        return await self._client.chat_completion(messages, model, **_renamed(options))
+        return await self._client.chat_completion(messages, model, **_translated(options))
 
 
-def _renamed(options: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's newer name for ``max_tokens`` means the same."""
-    if "max_completion_tokens" not in options:
-        return options
-    if options.get("max_tokens") is not None:
-        raise InvalidRequestError(
-            "give max_tokens or max_completion_tokens, not both", argument="max_tokens"
-        )
-    rest = {k: v for k, v in options.items() if k not in ("max_completion_tokens", "max_tokens")}
-    return {**rest, "max_tokens": options["max_completion_tokens"]}
+def _translated(options: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's names for what `chat_completion` calls otherwise.
+
+    ``max_completion_tokens`` is ``max_tokens``, ``timeout`` in seconds is ``deadline``, and
+    ``extra_body`` is any further option.
+
+    Raises:
+        InvalidRequestError: an option is given twice, or is one of the HTTP request, which the
+            local copy could not honour.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    refuse_http_options(given)
+    for name, ours in (("max_completion_tokens", "max_tokens"), ("timeout", "deadline")):
+        if name in given:
+            _refuse_twice(ours, name, given)
+            given[ours] = given.pop(name)
+    extra = given.pop("extra_body", {})
+    if not isinstance(extra, Mapping):
+        raise InvalidRequestError("extra_body must be a mapping", argument="extra_body")
+    for name in extra:
+        _refuse_twice(name, "extra_body", given)
+    return {**given, **extra}
+
+
+def _refuse_twice(name: str, other: str, given: Mapping[str, Any]) -> None:
+    if name in given:
+        raise InvalidRequestError(f"give {name} or {other}, not both", argument=name)
+
+
+def refuse_http_options(options: Mapping[str, Any]) -> None:
+    """Refuse OpenAI's options of the HTTP request.
+
+    Raises:
+        InvalidRequestError: there is one.
+    """
+    for name in ("extra_headers", "extra_query"):
+        if name in options:
+            raise InvalidRequestError(
+                f"{name} has no meaning here: a call may be served without HTTP", argument=name
+            )
 
 
 class Chat:
@@ -141,10 +179,13 @@ class EmbeddingsEndpoint:
         model: str = "default",
         encoding_format: str = "float",
         dimensions: int | None = None,
+        user: str | None = None,  # noqa: ARG002 - OpenAI's; it changes no vector
+        timeout: float | None = None,
     ) -> EmbeddingList:
-        """`HybridClient.embed` in OpenAI's shape."""
-        result = self._client.embed(input, model)
-        check_embedding_options(encoding_format, dimensions, result.space.dim)
+        """`HybridClient.embed` in OpenAI's shape; ``timeout`` is its ``deadline`` in seconds."""
+        check_encoding_format(encoding_format)
+        result = self._client.embed(input, model, deadline=timeout)
+        check_dimensions(dimensions, result.space.dim)
         return embedding_list(result, encoding_format)
 
 
@@ -161,8 +202,11 @@ class AsyncEmbeddingsEndpoint:
         model: str = "default",
         encoding_format: str = "float",
         dimensions: int | None = None,
+        user: str | None = None,  # noqa: ARG002 - OpenAI's; it changes no vector
+        timeout: float | None = None,  # noqa: ASYNC109 - OpenAI's name
     ) -> EmbeddingList:
         """`AsyncHybridClient.embed` in OpenAI's shape."""
-        result = await self._client.embed(input, model)
-        check_embedding_options(encoding_format, dimensions, result.space.dim)
+        check_encoding_format(encoding_format)
+        result = await self._client.embed(input, model, deadline=timeout)
+        check_dimensions(dimensions, result.space.dim)
         return embedding_list(result, encoding_format)

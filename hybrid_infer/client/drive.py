@@ -5,28 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from hybrid_infer.client.priming import primed, primed_async
 from hybrid_infer.client.racing import race, race_async
-from hybrid_infer.datatypes.deadline import AttemptDeadline, Deadline
+from hybrid_infer.datatypes.deadline import AttemptDeadline, Clock, Deadline
 from hybrid_infer.datatypes.requests import ChatRequest, Request
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.routing.flow import Flow
 from hybrid_infer.routing.state import Decision, Preload, Race, Try, Wait
 from hybrid_infer.routing.targets import Backend, Outcome, Result
-
-Clock = Callable[[], float]
-
-
-class Sleep(Protocol):
-    """Let seconds pass."""
-
-    def __call__(self, seconds: float, /) -> object:
-        """Block, or return an awaitable."""
-        ...
 
 
 @dataclass(slots=True)
@@ -76,7 +65,7 @@ def drive(
 
 
 async def drive_async(
-    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], object] = asyncio.sleep
+    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> Decision:
     """Run a flow to its end on the running event loop."""
     outcome: Outcome | None = None
@@ -93,7 +82,7 @@ async def drive_async(
                             step, lambda tried: _attempt_async(tried, dispatch), dispatch.clock
                         )
                     case Wait(seconds):
-                        await sleep(seconds)  # type: ignore[misc]  # an awaitable by contract
+                        await sleep(seconds)
                     case Preload():
                         dispatch.preload()
         except StopIteration as end:

@@ -16,6 +16,7 @@ from hybrid_infer.errors import (
     InvalidRequestError,
     ModelNotAvailableError,
 )
+from hybrid_infer.registry.urls import TOKENS_PAGE
 from hybrid_infer.remote.dialects import unsupported_option
 from hybrid_infer.remote.keys import is_huggingface_host
 from hybrid_infer.routing.flow import run
@@ -26,8 +27,6 @@ from hybrid_infer.snapshots.resolve import offline_variable
 
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
-
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
 def planned(session: Session, request: Request, route: Any, limit: Deadline) -> Call:

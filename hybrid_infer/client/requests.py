@@ -39,6 +39,9 @@ _NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "response_format": ({"type": "text"},),
     "logprobs": (False,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
 }
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
@@ -149,6 +152,8 @@ def _checked_passthrough(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key, value in given.items():
         check_json(value, key)
+    if "tools" not in given:
+        given.pop("parallel_tool_calls", None)  # it says how to call what there is not
     tools = given.get("tools", [])
     if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
         raise InvalidRequestError("tools must be a list of mappings", argument="tools")

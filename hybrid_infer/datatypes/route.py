@@ -32,7 +32,6 @@ class Reason(StrEnum):
     NOT_READY = "not_ready"  # the local copy cannot be loaded and answer in the time left
     OVERLOADED = "overloaded"
     LOCAL_ERROR = "local_error"
-    POLICY = "policy"  # the policy, or `route=`, leaves the target out
     INVALID_REQUEST = "invalid_request"
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     AnyEngine = EmbeddingEngine | ChatEngine
 
+# What OpenAI's API is told of the caller, and what changes no answer.
+ABOUT_THE_ACCOUNT = frozenset(
+    {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+)
 OPTIONS: dict[Task, tuple[str, ...]] = {
     "chat": ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "stream"),
     "embeddings": ("normalize", "truncate"),
@@ -231,7 +235,8 @@ class LocalBackend:
         if isinstance(request, EmbedRequest):
             return None
         for option in request.passthrough:
-            return option
+            if option not in ABOUT_THE_ACCOUNT:
+                return option
         for message in request.messages:
             if message["role"] == "tool" or message.get("tool_calls"):
                 return "tools"

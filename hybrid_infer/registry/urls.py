@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PRINTABLE = re.compile(r"[!-~]{1,2048}")
 
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
 
 def validated_base_url(url: object) -> str:
     """`url` without a trailing slash.

@@ -22,6 +22,7 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     RemoteServerError,
 )
+from hybrid_infer.registry.urls import TOKENS_PAGE
 from hybrid_infer.remote.header_values import Headers
 from hybrid_infer.remote.keys import MASK, Secret, redact
 from hybrid_infer.remote.waits import wait_seconds
@@ -206,8 +207,7 @@ def _special(
             error = ModelNotAvailableError(message)
         case 401:
             error = AuthenticationError(
-                f"{message}; check the API key (Hugging Face's: "
-                "https://huggingface.co/settings/tokens)"
+                f"{message}; check the API key (Hugging Face's: {TOKENS_PAGE})"
             )
         case 403:
             error = ModelNotAvailableError(

@@ -113,7 +113,8 @@ def wants_preload(call: Call, choice: tuple[Candidate, float] | None) -> bool:
         return False
     if call.local is None or call.plan.local.state is not ReadinessState.COLD:
         return False
-    if not any(candidate.last_reason is not None for candidate in call.candidates):
+    has_failed = any(candidate.last_reason is not None for candidate in call.candidates)
+    if not has_failed and call.context.settings.preload != "at_start":
         return False
     # A try at the local copy loads it anyway.
     return choice is None or choice[0].target.kind != "local"

@@ -40,6 +40,8 @@ def _why(call: Call, served: Candidate) -> tuple[Reason, str]:
         if blocker.last_reason is not None:
             message = blocker.last_error.message if blocker.last_error else ""
             return blocker.last_reason, f"{target.name}: {message}"
+        if blocker.target.kind == "local":
+            return Reason.NOT_READY, f"{call.plan.local.state}, and the time left is short"
     return Reason.PRIMARY, ""
 
 

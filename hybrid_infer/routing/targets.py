@@ -7,9 +7,8 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
 
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import AsyncPartStream, ChatReply, EmbedReply, PartStream
-from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
+from hybrid_infer.datatypes.requests import ChatRequest, Request
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import HybridInferError
 
@@ -113,20 +112,4 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Release everything; later calls raise `EngineClosedError`."""
-        ...
-
-
-class LocalCopies(Protocol):
-    """What routing asks about local copies; never blocks, never loads."""
-
-    def readiness(self, spec: ModelSpec) -> Readiness:
-        """How far the local copy of `spec` is from answering."""
-        ...
-
-    def unsupported(self, request: EmbedRequest | ChatRequest) -> str | None:
-        """The first option of `request` that local computation cannot honour, or None."""
-        ...
-
-    def preload(self, spec: ModelSpec) -> None:
-        """Start loading `spec` in the background, if it is cold."""
         ...

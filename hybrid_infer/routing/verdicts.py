@@ -10,6 +10,7 @@ from hybrid_infer.errors import (
     APIConnectionError,
     APITimeoutError,
     AuthenticationError,
+    ConfigError,
     DeadlineExceededError,
     EmbeddingSpaceMismatchError,
     EngineClosedError,
@@ -118,11 +119,11 @@ VERDICTS: dict[type[HybridInferError], Verdict] = {
     StreamInterruptedError: Verdict(
         Reason.BAD_RESPONSE, retry=Retry.JITTERED, counts_against=Scope.MODEL
     ),
-    EmbeddingSpaceMismatchError: Verdict(
-        Reason.BAD_RESPONSE, gate=Gate(Scope.MODEL, HOUR_SECONDS), counts_against=Scope.MODEL
-    ),
+    EmbeddingSpaceMismatchError: Verdict(Reason.BAD_RESPONSE, gate=Gate(Scope.MODEL, HOUR_SECONDS)),
     ModelNotDownloadedError: Verdict(Reason.NOT_DOWNLOADED),
     ModelIntegrityError: Verdict(Reason.LOCAL_ERROR),
+    # A device or a dtype that is not here shows when the local copy is loaded.
+    ConfigError: Verdict(Reason.LOCAL_ERROR),
     InsufficientMemoryError: Verdict(Reason.INSUFFICIENT_MEMORY),
     EngineClosedError: Verdict(Reason.LOCAL_ERROR),
     LocalEngineError: Verdict(Reason.LOCAL_ERROR),

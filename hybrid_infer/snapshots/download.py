@@ -21,7 +21,7 @@ from hybrid_infer.errors import (
     RemoteServerError,
 )
 from hybrid_infer.registry.tiny import TINY_PREFIX
-from hybrid_infer.registry.urls import is_loopback
+from hybrid_infer.registry.urls import TOKENS_PAGE, is_loopback
 from hybrid_infer.snapshots.folders import hub_cache_dir, offline_variable
 from hybrid_infer.snapshots.reading import read_json
 from hybrid_infer.snapshots.resolve import find_snapshot, snapshot_folder
@@ -31,7 +31,6 @@ from hybrid_infer.snapshots.tensors import safetensors_header
 __all__ = ["pull", "stage"]
 
 HUB = "https://huggingface.co"
-KEYS = f"{HUB}/settings/tokens"
 _STORAGE_ERRORS = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
@@ -184,7 +183,7 @@ def _of_answer(spec: ModelSpec, error: Any) -> HybridInferError:
     if isinstance(error, hub.GatedRepoError):
         return ModelNotAvailableError(
             f"{spec.repo} is gated: accept its licence at {link} and use a key of that account "
-            f"({KEYS})"
+            f"({TOKENS_PAGE})"
         )
     if isinstance(error, hub.DisabledRepoError):
         return ModelNotAvailableError(f"the Hub has disabled {spec.repo}: see {link}")
@@ -202,7 +201,7 @@ def _of_status(spec: ModelSpec, status: int) -> HybridInferError:
     said = f"the Hub answered HTTP {status} for {spec.repo}"
     if status in (401, 403):
         return AuthenticationError(
-            f"the Hub refused the key for {spec.repo} (HTTP {status}): {KEYS}"
+            f"the Hub refused the key for {spec.repo} (HTTP {status}): {TOKENS_PAGE}"
         )
     if status == 429:  # noqa: PLR2004 - an HTTP status
         return RateLimitError(said)

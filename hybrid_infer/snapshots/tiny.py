@@ -121,5 +121,5 @@ def warn_once(*, asked_in_code: bool) -> None:
     _warned = True
     warnings.warn(
         "HYBRID_INFER_PROFILE=tiny: small seeded models serve every alias; their answers mean nothing",
-        stacklevel=4,
+        stacklevel=5,  # the line that made the client
     )

@@ -211,6 +211,45 @@ def test_openai_shapes(client):
     assert isinstance(encoded.data[0].embedding, str)
 
 
+def test_openai_s_options_of_a_call(client, fake):
+    ask = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    client.chat.completions.create(**ask, timeout=20.0, extra_body={"top_k": 3}, user="me")
+    sent = fake.ledger[-1].body_json
+    assert (sent["top_k"], sent["user"]) == (3, "me")
+    assert "timeout" not in sent
+    num_sent = len(fake.ledger)
+    for options, argument in [
+        ({"extra_headers": {"Authorization": "secret"}}, "extra_headers"),
+        ({"extra_query": {"a": "b"}}, "extra_query"),
+        ({"extra_body": 3}, "extra_body"),
+        ({"extra_body": {"max_tokens": 3}}, "max_tokens"),
+        ({"max_completion_tokens": 3}, "max_tokens"),
+        ({"timeout": -1.0}, "deadline"),
+    ]:
+        with pytest.raises(InvalidRequestError) as refused:
+            client.chat.completions.create(**ask, **options)
+        assert refused.value.argument == argument
+    with pytest.raises(InvalidRequestError):
+        client.embeddings.create(input="a", model="small", encoding_format="int8")
+    assert len(fake.ledger) == num_sent  # refused before anything was asked
+
+
+def test_what_frameworks_send_without_meaning_it_keeps_the_local_copy(client):
+    neutral = {
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0,
+        "logit_bias": {},
+        "parallel_tool_calls": True,
+        "n": 1,
+        "user": "me",
+        "metadata": {"a": "b"},
+    }
+    answer = client.chat_completion("hi", "small", max_tokens=2, route="local", **neutral)
+    assert answer.route.backend == "local"
+    with pytest.raises(InvalidRequestError, match="presence_penalty"):
+        client.chat_completion("hi", "small", route="local", presence_penalty=0.5)
+
+
 def test_an_option_local_cannot_honour_is_never_dropped(client, fake):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     fake.enqueue(Reply(**LIMITED))

@@ -356,6 +356,19 @@ def test_a_requested_route_is_not_a_fallback():
     assert world.tries == ["local"]
 
 
+def test_preload_at_start_does_not_wait_for_a_failure():
+    world = World()
+    decision = world.run(local=cold(5.0), settings=RoutingSettings(preload="at_start"))
+    assert decision.target == REMOTE
+    assert isinstance(world.log[0], Preload)
+
+
+def test_a_local_copy_that_cannot_be_ready_is_the_reason():
+    decision = World().run(policy="local-first", local=cold(60.0), deadline=30.0)
+    assert (decision.target, decision.reason) == (REMOTE, Reason.NOT_READY)
+    assert "cold" in decision.detail
+
+
 def test_preload_never_is_obeyed():
     world = World(huggingface=[RateLimitError("slow", retry_after=2.0)])
     world.run(local=cold(5.0), settings=RoutingSettings(preload="never"))

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 
+from hybrid_infer import HybridClient
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import tiny
 from hybrid_infer.snapshots.facts import check_assertions, snapshot_facts
@@ -107,6 +108,15 @@ def test_one_warning_a_process_unless_asked_for(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny.warn_once(asked_in_code=False)
+
+
+def test_the_warning_points_at_the_line_that_made_the_client(monkeypatch):
+    monkeypatch.setattr(tiny, "_warned", False)
+    monkeypatch.delenv("CI")
+    monkeypatch.setenv("HYBRID_INFER_PROFILE", "tiny")
+    with pytest.warns(UserWarning, match="seeded") as caught:
+        HybridClient().close()
+    assert caught[0].filename == __file__
 
 
 def test_a_damaged_file_is_written_again(tmp_path, monkeypatch):
