@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from hybrid_infer.client.aio import (
         AsyncHybridClient as AsyncHybridClient,
     )
+    from hybrid_infer.client.streams import (
+        AsyncChatStream as AsyncChatStream,
+    )
+    from hybrid_infer.client.streams import (
+        ChatStream as ChatStream,
+    )
     from hybrid_infer.client.sync import (
         HybridClient as HybridClient,
     )
@@ -148,11 +154,13 @@ _EXPORTS = {
     "APIConnectionError": "hybrid_infer.errors",
     "APITimeoutError": "hybrid_infer.errors",
     "AllTargetsFailedError": "hybrid_infer.errors",
+    "AsyncChatStream": "hybrid_infer.client.streams",
     "AsyncHybridClient": "hybrid_infer.client.aio",
     "Attempt": "hybrid_infer.datatypes.route",
     "AuthenticationError": "hybrid_infer.errors",
     "ChatChunk": "hybrid_infer.datatypes.chat",
     "ChatCompletion": "hybrid_infer.datatypes.chat",
+    "ChatStream": "hybrid_infer.client.streams",
     "ChatUsage": "hybrid_infer.datatypes.chat",
     "ConfigError": "hybrid_infer.errors",
     "ContextLengthError": "hybrid_infer.errors",

@@ -77,7 +77,10 @@ class ConfigError(HybridInferError):
 
 
 class InvalidRequestError(HybridInferError):
-    """The call's own arguments are wrong; the same error on every backend, raised before any dispatch.
+    """The call's own arguments are wrong: never retried, and no reason to ask another target.
+
+    What can be told from the arguments alone is refused before anything is asked, with the same
+    error whoever would have served; the rest when a remote or a chat template refuses it.
 
     Attributes:
         argument: the argument at fault, with its index where it has one: ``texts[3]``,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after the program's name; None means ``sys.argv[1:]``.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    # A program's users want the sentence, not the line of the program that it came from.
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     try:
         app(args=words, prog_name="hybrid-infer")
     except HybridInferError as error:

@@ -43,7 +43,7 @@ def find_snapshot(spec: ModelSpec) -> Path:
     if folder is None:
         raise ModelNotDownloadedError(
             f"{spec.repo} ({_revision_words(spec)}) is not in {hub_cache_dir()}; "
-            f"run: hybrid-infer pull {spec.name}"
+            f"run: hybrid-infer pull {spec.name}{_licence_words(spec)}"
         )
     check_inside(folder, hub_cache_dir())
     try:
@@ -69,6 +69,11 @@ def _main_revision(repo: Path) -> str | None:
         return (repo / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _licence_words(spec: ModelSpec) -> str:
+    link = f"https://huggingface.co/{spec.repo}"
+    return f" (gated: accept its licence at {link} first)" if spec.gated else ""
 
 
 def _revision_words(spec: ModelSpec) -> str:
