@@ -21,7 +21,8 @@ def lasting():
         is_lasting = variant.place != "fake" or (
             steps and all(step.get("times") == "forever" for step in steps)
         )
-        if is_lasting and variant.with_local and variant.place != "broken_local":
+        is_the_remote_s = variant.place not in ("broken_local", "another_model")
+        if is_lasting and variant.with_local and is_the_remote_s:
             surface = next(iter(variant.with_local))
             yield pytest.param(variant, surface, CALLERS[surface][0], id=variant.id)
 

@@ -28,6 +28,7 @@ PLACES = (
     "tls_wrong_host",
     "two_remotes",
     "broken_local",
+    "another_model",
 )
 
 
