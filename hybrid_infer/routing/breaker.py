@@ -56,11 +56,9 @@ class Permit:
 
     Attributes:
         generation: the breaker's period; a result of an older one is ignored.
-        is_probe: whether it holds the half-open lease.
     """
 
     generation: int
-    is_probe: bool
 
 
 class Breaker:
@@ -117,7 +115,7 @@ class Breaker:
             lease_seconds: how long a probe may take before it counts as failed.
         """
         if self.state is BreakerState.CLOSED:
-            return Permit(self.generation, is_probe=False)
+            return Permit(self.generation)
         if self.closed_until(now) is not None:
             return None
         if self.state is BreakerState.OPEN:
@@ -125,7 +123,7 @@ class Breaker:
             self._successes_in_a_row = 0
             self.generation += 1
         self._lease_until = now + min(LEASE_SECONDS, lease_seconds)
-        return Permit(self.generation, is_probe=True)
+        return Permit(self.generation)
 
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None) -> None:
         """Give a permit back.
@@ -184,5 +182,3 @@ class Breaker:
         self.state = BreakerState.OPEN
         self.generation += 1
         self._lease_until = None
-        self._results.clear()
-        self._failures_in_a_row = 0

@@ -123,7 +123,7 @@ class Condition:
         with self._lock:
             if self._breaker is not None and self._breaker.state is BreakerState.CLOSED:
                 self._last_failure = failure
-                permit = Permit(self._breaker.generation, is_probe=False)
+                permit = Permit(self._breaker.generation)
                 self._breaker.settle(permit, now, succeeded=False)
 
     def close(self, gate: Closure, *, needs_probe: bool) -> None:
