@@ -117,7 +117,7 @@ def test_after_credits_ran_out_one_call_goes_first(health, clock):
     assert health.admit(FIRST, LARGE, 4.0) is None
     health.settle(probe)
     assert health.closed(FIRST, LARGE) is None
-    assert health.admit(FIRST, SMALL, 4.0) is not None
+    assert [health.admit(FIRST, SMALL, 4.0) is None for _ in range(3)] == [False] * 3
 
 
 @pytest.mark.parametrize("ending", ["released", "lost"])
@@ -153,6 +153,22 @@ def test_half_open_admits_one_and_a_release_frees_it(health, clock):
     assert health.admit(FIRST, SMALL, 5.0) is not None
 
 
+def test_a_probe_that_is_lost_closes_again_when_its_own_lease_ends(health, clock):
+    broken(health)
+    clock.advance(13.0)
+    health.admit(FIRST, SMALL, 3.0)
+    assert health.closed(FIRST, SMALL).until == clock() + 3.0
+    clock.advance(3.0)
+    assert health.closed(FIRST, SMALL).state == "open"
+
+
+def test_no_lease_is_longer_than_ten_seconds(health, clock):
+    gated(health, QuotaExceededError("no credits"), 3600.0)
+    clock.advance(3600.0)
+    health.admit(FIRST, SMALL, 500.0)
+    assert health.closed(FIRST, LARGE).until == clock() + 10.0
+
+
 def test_a_refusal_by_a_later_key_gives_earlier_leases_back(health, clock):
     failed(health, APIConnectionError("refused"))
     clock.advance(1.3)
@@ -170,6 +186,33 @@ def test_a_stream_that_breaks_later_counts_as_well(health):
     assert health.closed(FIRST, LARGE) is None
 
 
+def test_a_stream_that_breaks_late_changes_nothing_of_an_open_breaker_or_its_probe(health, clock):
+    error = RemoteServerError("gone", status=None)
+    broken(health)
+    until = health.closed(FIRST, SMALL).until
+    for _ in range(10):
+        health.count_failure(FIRST, SMALL, verdict_for(error), error)
+    assert health.closed(FIRST, SMALL).until == until
+    clock.advance(13.0)
+    probe = health.admit(FIRST, SMALL, 5.0)
+    health.count_failure(FIRST, SMALL, verdict_for(error), error)
+    assert health.closed(FIRST, SMALL).state == "half_open"
+    health.settle(probe)
+    assert health.admit(FIRST, SMALL, 5.0) is not None
+
+
+def test_of_a_breaker_and_a_gate_the_longer_is_told(health, clock):
+    broken(health)
+    gated(health, ModelLoadingError("loading"), 60.0)
+    closure = health.closed(FIRST, SMALL)
+    assert (closure.reason, closure.until) == (Reason.MODEL_LOADING, clock() + 60.0)
+    clock.advance(1.0)
+    gated(health, ModelLoadingError("loading"), 2.0, spec=LARGE)
+    broken(health, ELSEWHERE)
+    gated(health, ModelLoadingError("loading"), 2.0, target=ELSEWHERE)
+    assert health.closed(ELSEWHERE, SMALL).reason is Reason.SERVER_ERROR
+
+
 def test_the_longest_closure_is_the_one_that_is_told(health):
     gated(health, ModelLoadingError("loading"), 60.0)
     gated(health, RateLimitError("slow"), 90.0)
@@ -185,8 +228,9 @@ def test_snapshot_and_reset(health):
         (Scope.MODEL, "first"),
         (Scope.ACCOUNT, "third"),
     }
+    gated(health, ModelLoadingError("loading"), 30.0, target=SECOND)
     health.reset([FIRST])
-    assert {key[1] for key in health.snapshot()} == {"third"}
+    assert {key[1] for key in health.snapshot()} == {"second", "third"}
     health.reset()
     assert health.snapshot() == {}
 
