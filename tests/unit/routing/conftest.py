@@ -31,6 +31,7 @@ class World:
         self.result = SERVES
         self.health = Health(lambda: self.now, random.Random(7))
         self.pacing = Pacing({})
+        self.randomness = random.Random(7)
         self.remote_latency = LatencyWindow()
 
     def flow(
@@ -59,7 +60,7 @@ class World:
                 pacing=self.pacing,
                 remote_latency=self.remote_latency,
                 clock=lambda: self.now,
-                randomness=random.Random(7),
+                randomness=self.randomness,
                 readiness=lambda: local,
                 local_seconds=local_seconds,
                 **context,
