@@ -140,7 +140,6 @@ def _won_by_local(
     elif admission is not None:
         call.context.health.release(admission)
     local = next(c for c in call.candidates if c.target.kind == "local")
-    local.tries += 1
     if remote.last_reason is None:
         remote.last_reason = Reason.TIMEOUT
     return success(call, local, hedge)
