@@ -246,6 +246,8 @@ def walked(source, steps, seed=7):
     walk = Walk(source(), seed)
     for _ in range(steps):
         walk.step()
+    for ask in walk.under_way + walk.waiting:
+        ask.flow.close()
     return walk
 
 
