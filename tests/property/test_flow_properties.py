@@ -153,3 +153,33 @@ def test_every_call_ends_once_in_time(calls, gaps, local, policy, limit, seed):
             assert ending.attempts[-1].error is None
         assert world.now <= ends_at + slowest
         world.now += gap
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    calls=st.lists(
+        st.lists(
+            st.sampled_from(
+                [SERVES, RemoteServerError("x", status=500), OverloadedError("x", retry_after=0.0)]
+            ),
+            min_size=3,
+            max_size=3,
+        ),
+        min_size=20,
+        max_size=60,
+    ),
+    seed=st.integers(0, 9),
+)
+def test_retries_never_cost_more_than_their_budget(calls, seed):
+    world = World()
+    for script in calls:
+        plan = make_plan(
+            policy="remote-only",
+            route=None,
+            remotes=[RemoteFact(REMOTES[0])],
+            local=Readiness(ReadinessState.WARM),
+            unsupported=None,
+        )
+        flow = run(plan, world.context(60.0, plan.local, seed))
+        world.play(flow, [(answer, 0.01) for answer in script], world.now + 60.0)
+        world.health._conditions.clear()  # or breakers would end most retries before the budget
