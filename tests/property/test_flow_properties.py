@@ -114,7 +114,9 @@ class World:
                 slowest = max(slowest, outcome.elapsed_seconds)
                 self.successes[name] += last is SERVES
                 failed[name] = None if last is SERVES else verdict_for(last).retry
-                assert self.retries[name] <= 5 + 0.1 * self.successes[name], "beyond the budget"
+                # Ten tokens, a tenth earned by each success; the last retry may begin above five.
+                tokens = 10 + 0.1 * self.successes[name] - self.retries[name]
+                assert tokens > 4, "beyond the budget"
             else:
                 assert isinstance(step, Preload)
         raise AssertionError("the flow went on for ever")
