@@ -76,6 +76,31 @@ def test_a_status_shows_that_the_host_is_up(health, clock):
     assert [health.admit(FIRST, SMALL, 1.0) is None for _ in range(3)] == [False] * 3
 
 
+def test_a_host_that_was_back_and_refuses_again_is_closed_again(health, clock):
+    failed(health, APIConnectionError("refused"))
+    clock.advance(1.3)
+    failed(health, RemoteServerError("boom", status=500))
+    failed(health, APIConnectionError("refused"))
+    assert health.closed(FIRST, SMALL).reason is Reason.CONNECTION_FAILED
+
+
+def test_a_failure_without_a_status_does_not_show_that_the_host_is_up(health, clock):
+    failed(health, APIConnectionError("refused"))
+    clock.advance(1.3)
+    failed(health, InvalidRequestError("bad", argument="x"))
+    assert [health.admit(FIRST, SMALL, 1.0) is None for _ in range(2)] == [False, True]
+
+
+def test_a_refusal_says_nothing_of_the_model(health):
+    limited = RateLimitError("slow")
+    limited.status = 429
+    for error in [RemoteServerError("boom", status=500)] * 4 + [limited]:
+        failed(health, error)
+    assert health.closed(FIRST, SMALL) is None
+    failed(health, RemoteServerError("boom", status=500))
+    assert health.closed(FIRST, SMALL).state == "open"
+
+
 def test_the_callers_mistake_counts_against_nobody(health):
     for _ in range(30):
         failed(health, InvalidRequestError("bad", argument="x"))
@@ -182,7 +207,8 @@ def test_a_stream_that_breaks_later_counts_as_well(health):
     for _ in range(5):
         health.settle(health.admit(FIRST, LARGE, 1.0))
         health.count_failure(FIRST, SMALL, verdict_for(error), error)
-    assert health.closed(FIRST, SMALL).state == "open"
+    closure = health.closed(FIRST, SMALL)
+    assert (closure.state, closure.reason, closure.error) == ("open", Reason.SERVER_ERROR, error)
     assert health.closed(FIRST, LARGE) is None
 
 
@@ -253,6 +279,10 @@ def test_retries_are_paid_for_by_successes(health):
     assert health.may_retry(FIRST)
     health.retried(FIRST)
     assert not health.may_retry(FIRST)
+    health.reset([ELSEWHERE])
+    assert not health.may_retry(FIRST)
+    health.reset([FIRST])
+    assert health.may_retry(FIRST)
 
 
 def test_keys_are_bounded_and_closed_ones_are_kept(health):
