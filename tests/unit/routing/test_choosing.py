@@ -162,16 +162,16 @@ def test_a_failure_sets_a_cold_copy_loading_once(new_world):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("fails", "options"),
     [
-        {"local": cold(5.0)},  # nothing has failed
-        {"huggingface": [OOPS], "remotes": (REMOTE, OTHER)},  # it is warm
-        {"huggingface": [OOPS], "local": cold(5.0)},  # its own try loads it
-        {"huggingface": [OOPS], "local": cold(5.0), "policy": "remote-only"},  # it may not serve
+        (False, {"local": cold(5.0)}),  # nothing has failed
+        (True, {"remotes": (REMOTE, OTHER)}),  # it is warm
+        (True, {"local": cold(5.0)}),  # its own try loads it
+        (True, {"local": cold(5.0), "policy": "remote-only"}),  # it may not serve
     ],
 )
-def test_nothing_else_does(new_world, options):
-    world = new_world(huggingface=options.pop("huggingface", []))
+def test_nothing_else_does(new_world, fails, options):
+    world = new_world(huggingface=[OOPS] if fails else [])
     world.run(**options)
     assert preloads(world) == 0
 

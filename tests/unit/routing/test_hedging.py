@@ -133,3 +133,12 @@ def test_a_lost_race_gives_a_probe_s_lease_back(world):
 def test_two_failures_of_a_race_leave_the_local_copy_its_turn(world):
     flow, _ = first_step(world)
     assert flow.send(Outcome(0.7, error=OOPS)) == Try(LOCAL)
+
+
+def test_a_call_that_could_have_been_hedged_and_was_not_ends_as_any_other(world):
+    world.hedges = HedgeBudget()
+    flow, step = first_step(world)
+    assert isinstance(step, Try)
+    with pytest.raises(StopIteration) as end:
+        flow.send(Outcome(0.01, result=object()))
+    assert end.value.value.reason is Reason.PRIMARY
