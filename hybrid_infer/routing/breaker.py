@@ -56,11 +56,9 @@ class Permit:
 
     Attributes:
         generation: the breaker's period; a result of an older one is ignored.
-        is_probe: whether it holds the half-open lease.
     """
 
     generation: int
-    is_probe: bool
 
 
 class Breaker:
@@ -94,7 +92,7 @@ class Breaker:
         self._closed_at = 0.0
         self._lease_until: float | None = None
         self.generation = 0
-        self._permit = Permit(0, is_probe=False)  # what everyone gets while it is closed
+        self._permit = Permit(0)  # what everyone gets while it is closed
         self.state = BreakerState.CLOSED
         self.until = 0.0
 
@@ -127,7 +125,7 @@ class Breaker:
             self._successes_in_a_row = 0
             self.generation += 1
         self._lease_until = now + min(LEASE_SECONDS, lease_seconds)
-        return Permit(self.generation, is_probe=True)
+        return Permit(self.generation)
 
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None) -> None:
         """Give a permit back.
@@ -156,7 +154,7 @@ class Breaker:
         if self._successes_in_a_row >= self._rule.successes_to_close:
             self.state = BreakerState.CLOSED
             self.generation += 1
-            self._permit = Permit(self.generation, is_probe=False)
+            self._permit = Permit(self.generation)
             self._closed_at = now
             self._results.clear()
             self._failures_in_a_row = 0
@@ -187,5 +185,3 @@ class Breaker:
         self.state = BreakerState.OPEN
         self.generation += 1
         self._lease_until = None
-        self._results.clear()
-        self._failures_in_a_row = 0

@@ -83,7 +83,7 @@ class Condition:
             return gate
         return replace(self._last_failure, until=until, state=str(breaker.state))
 
-    def admit(self, now: float, lease_seconds: float, *, is_polling: bool = False) -> Pass | None:
+    def admit(self, now: float, lease_seconds: float, *, is_polling: bool) -> Pass | None:
         """Let one call through, as a probe where one is due; None if it is closed."""
         with self._lock:
             if self._gate is not None and self._closed(now, is_polling=is_polling) is not None:

@@ -38,7 +38,9 @@ def _why(call: Call, served: Candidate) -> tuple[Reason, str]:
             return excluded[target].reason, excluded[target].detail
         blocker = tried[target]
         if blocker.last_reason is not None:
-            message = blocker.last_error.message if blocker.last_error else ""
+            # Without an error it lost a race against its hedge.
+            error = blocker.last_error
+            message = "slower than the local copy" if error is None else error.message
             return blocker.last_reason, f"{target.name}: {message}"
         if blocker.target.kind == "local":
             return Reason.NOT_READY, f"{call.plan.local.state}, and the time left is short"
@@ -59,7 +61,7 @@ def failure(call: Call) -> HybridInferError:
         return with_attempts(call, _all_failed(attempted, errors))
     error = errors[0]
     for closed in failed:
-        if closed.tries == 0 and closed.last_error not in (None, error):
+        if closed.tries == 0 and closed.last_error is not error:
             error.add_note(f"{closed.target.name} was not asked: {closed.last_error}")
     return with_attempts(call, error)
 

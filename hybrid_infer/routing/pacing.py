@@ -124,9 +124,8 @@ class Pacer:
                 self._closed_until = max(self._closed_until, now + reset)
                 return
             plenty = SCARCE_REQUESTS if state.limit is None else SCARCE_SHARE * state.limit
-            is_scarce = remaining <= plenty
-            self._learned_interval = reset / remaining if is_scarce else 0.0
-            self._learned_until = now + reset if is_scarce else 0.0
+            self._learned_interval = reset / remaining
+            self._learned_until = now + reset if remaining <= plenty else 0.0
 
     def limited(self, until: float) -> None:
         """The remote refuses requests until then; it is asked gently afterwards."""

@@ -93,9 +93,8 @@ def make_plan(
         if _wants_remote(fact.target, policy, route)
     ]
     if route == "local" or (route is None and policy != "remote-only"):
-        is_first = policy in ("local-first", "local-only")
         entry = (LOCAL, _local_exclusion(local, unsupported))
-        entries.insert(0 if is_first else len(entries), entry)
+        entries.insert(0 if policy == "local-first" else len(entries), entry)
     targets = tuple([target for target, exclusion in entries if exclusion is None])
     exclusions = tuple([exclusion for _, exclusion in entries if exclusion is not None])
     if not targets:

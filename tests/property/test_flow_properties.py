@@ -1,6 +1,7 @@
 """Whatever targets answer, a flow ends once, in time, and never asks where it must not."""
 
 import random
+from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from hybrid_infer.routing.pacing import Pacing
 from hybrid_infer.routing.policy import RemoteFact, make_plan
 from hybrid_infer.routing.state import FlowContext, Preload, Try, Wait
 from hybrid_infer.routing.targets import Outcome, Readiness, ReadinessState, Target
+from hybrid_infer.routing.verdicts import Retry, verdict_for
 from hybrid_infer.settings import RoutingSettings
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
@@ -70,6 +72,8 @@ class World:
         self.pacing = Pacing({})
         self.remote_latency = LatencyWindow()
         self.closed_until = {}
+        self.retries = Counter()
+        self.successes = Counter()
 
     def context(self, limit, local, seed):
         return FlowContext(
@@ -88,6 +92,7 @@ class World:
     def play(self, flow, script, ends_at):
         """Drive one flow; returns its ending and the slowest try."""
         outcome, last, slowest = None, None, 0.0
+        failed = {}
         for _ in range(500):
             try:
                 step = flow.send(outcome)
@@ -102,9 +107,16 @@ class World:
                 self.now += step.seconds
             elif isinstance(step, Try):
                 assert self.now < ends_at, "tried past the deadline"
+                name = step.target.name
+                self.retries[name] += failed.get(name) is Retry.JITTERED
                 last, seconds = script.pop(0) if script else (SERVES, 0.01)
                 outcome = self.attempt(step, last, min(seconds, step.limit_seconds or seconds))
                 slowest = max(slowest, outcome.elapsed_seconds)
+                self.successes[name] += last is SERVES
+                failed[name] = None if last is SERVES else verdict_for(last).retry
+                # Ten tokens, a tenth earned by each success; the last retry may begin above five.
+                tokens = 10 + 0.1 * self.successes[name] - self.retries[name]
+                assert tokens > 4, "beyond the budget"
             else:
                 assert isinstance(step, Preload)
         raise AssertionError("the flow went on for ever")
@@ -143,3 +155,33 @@ def test_every_call_ends_once_in_time(calls, gaps, local, policy, limit, seed):
             assert ending.attempts[-1].error is None
         assert world.now <= ends_at + slowest
         world.now += gap
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    calls=st.lists(
+        st.lists(
+            st.sampled_from(
+                [SERVES, RemoteServerError("x", status=500), OverloadedError("x", retry_after=0.0)]
+            ),
+            min_size=3,
+            max_size=3,
+        ),
+        min_size=20,
+        max_size=60,
+    ),
+    seed=st.integers(0, 9),
+)
+def test_retries_never_cost_more_than_their_budget(calls, seed):
+    world = World()
+    for script in calls:
+        plan = make_plan(
+            policy="remote-only",
+            route=None,
+            remotes=[RemoteFact(REMOTES[0])],
+            local=Readiness(ReadinessState.WARM),
+            unsupported=None,
+        )
+        flow = run(plan, world.context(60.0, plan.local, seed))
+        world.play(flow, [(answer, 0.01) for answer in script], world.now + 60.0)
+        world.health._conditions.clear()  # or breakers would end most retries before the budget

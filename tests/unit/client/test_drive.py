@@ -1,8 +1,11 @@
 """Both drivers, one script: the same steps, the same waits, the same endings."""
 
 import asyncio
+import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hybrid_infer.client.drive import Dispatch, drive, drive_async
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
@@ -19,7 +22,7 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     StreamInterruptedError,
 )
-from hybrid_infer.routing.state import Decision, Preload, Try, Wait
+from hybrid_infer.routing.state import Decision, Preload, Race, Try, Wait
 from hybrid_infer.routing.targets import Target
 
 REMOTE, LOCAL = Target("huggingface", "remote"), Target("local", "local")
@@ -138,6 +141,159 @@ def test_steps_waits_and_results_are_the_same():
     )
     assert one == two
     assert one == ([RateLimitError, None, None, result], [2.5], 1, result)
+
+
+class Stalling:
+    """A backend whose calls end when they are given up, or when the other one has ended."""
+
+    def __init__(self, other_ended=None, answer=None):
+        self.begun, self.given_up = threading.Event(), threading.Event()
+        self.other_ended, self.answer = other_ended, answer
+
+    def call(self, _request, deadline):
+        self.begun.set()
+        deadline.on_cancel(self.given_up.set)
+        assert (self.other_ended or self.given_up).wait(20.0)
+        raise self.answer or LocalEngineError("given up")
+
+    async def acall(self, _request, deadline):
+        self.begun.set()
+        try:
+            while self.other_ended is None or not self.other_ended.is_set():
+                await asyncio.wait_for(asyncio.Event().wait(), 0.001 if self.other_ended else 20.0)
+        except TimeoutError:
+            return await self.acall(_request, deadline)
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
+        raise self.answer
+
+
+class Ending(ScriptedBackend):
+    """A backend that tells when its one call has ended."""
+
+    def __init__(self, answer):
+        super().__init__([answer])
+        self.ended = threading.Event()
+
+    def call(self, request, deadline):
+        try:
+            return super().call(request, deadline)
+        finally:
+            self.ended.set()
+
+
+def raced(kind, answers, after_seconds=0.0):
+    """The outcome of one race as a driver tells it."""
+    remote, local = answers()
+    seen = []
+    flow = scripted_flow([Race(Try(REMOTE), Try(LOCAL), after_seconds)], seen)
+    backends = {REMOTE.name: remote, LOCAL.name: local}
+    dispatch = Dispatch(backends.__getitem__, lambda: None, EMBED, Deadline(30.0))
+    if kind == "sync":
+        drive(flow, dispatch)
+    else:
+        asyncio.run(drive_async(flow, dispatch))
+    (outcome,) = seen
+    hedge = outcome.hedge and outcome.hedge.result
+    return outcome.result, type(outcome.error), hedge, remote
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_race_that_the_first_ends_in_time(kind):
+    one, two = object(), object()
+    outcome = raced(kind, lambda: (Ending(one), Ending(two)), after_seconds=20.0)
+    assert outcome[:3] == (one, type(None), None)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_race_that_the_second_wins(kind):
+    two = object()
+    *told, stalled = raced(kind, lambda: (Stalling(), Ending(two)))
+    assert told == [None, type(None), two]
+    assert stalled.given_up.wait(20.0), "the loser is cancelled"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_race_that_both_lose(kind):
+    def answers():
+        local = Ending(LocalEngineError("boom"))
+        return Stalling(local.ended, RateLimitError("slow")), local
+
+    assert raced(kind, answers)[:3] == (None, RateLimitError, None)
+
+
+def watched(steps, ending):
+    """A flow of `steps` that writes down that it was closed."""
+    try:
+        yield from steps
+    except GeneratorExit:
+        ending.append("closed")
+        raise
+
+
+STEPS = {"try": Try(REMOTE), "wait": Wait(20.0), "race": Race(Try(REMOTE), Try(LOCAL), 0.0)}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_an_interrupt_closes_the_flow(step):
+    ending = []
+    interrupted = ScriptedBackend([KeyboardInterrupt()] * 2)
+    dispatch = Dispatch(lambda _: interrupted, lambda: None, EMBED, Deadline(30.0))
+
+    def sleep(_seconds):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(watched([step], ending), dispatch, sleep)
+    assert ending == ["closed"]
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_cancelling_a_task_closes_the_flow_and_its_tries(step):
+    ending, backend = [], Stalling()
+    dispatch = Dispatch(lambda _: backend, lambda: None, EMBED, Deadline(30.0))
+
+    async def asleep(_seconds):
+        backend.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            backend.given_up.set()
+
+    async def main():
+        task = asyncio.ensure_future(drive_async(watched([step], ending), dispatch, asleep))
+        for _ in range(100):
+            await asyncio.wait([task], timeout=0.001)
+            if backend.begun.is_set():
+                break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ending == ["closed"]
+    assert backend.given_up.is_set()
+
+
+SCRIPTS = st.lists(
+    st.one_of(
+        st.builds(Try, st.sampled_from([REMOTE, LOCAL]), st.none() | st.floats(1, 9)),
+        st.builds(Wait, st.floats(0.001, 99)),
+        st.just(Preload()),
+        st.builds(Race, st.just(Try(REMOTE)), st.just(Try(LOCAL)), st.just(20.0)),
+    ),
+    max_size=12,
+)
+ANSWERS = st.lists(st.sampled_from([1, 2, 3, RateLimitError("x"), APIConnectionError("x")]),
+                   min_size=13, max_size=13)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=SCRIPTS, answers=ANSWERS)
+def test_whatever_the_script_both_drivers_do_the_same(steps, answers):
+    one, two = run_both([*steps, Try(LOCAL)], lambda: answers)
+    assert one == two
 
 
 def test_a_stream_commits_at_its_first_part():

@@ -83,6 +83,26 @@ def test_results_of_more_than_a_minute_ago_do_not_count(breaker):
     assert old.state is BreakerState.CLOSED
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(60.0, "open"), (60.001, "closed")])
+def test_a_result_counts_for_one_minute(breaker, seconds, state):
+    for _ in range(4):
+        fail(breaker, 1000.0)
+        succeed(breaker, 1000.0)
+    succeed(breaker, 1000.0 + seconds)
+    fail(breaker, 1000.0 + seconds)
+    assert breaker.state == state
+
+
+def test_only_the_last_twenty_results_are_judged(breaker):
+    succeed(breaker, 0.0, 40)
+    for _ in range(9):
+        fail(breaker, 0.0)
+        succeed(breaker, 0.0)
+    assert breaker.state is BreakerState.CLOSED
+    fail(breaker, 0.0)
+    assert breaker.state is BreakerState.OPEN, "ten of twenty, though eleven of sixty"
+
+
 def test_a_host_opens_at_the_first_failure_for_a_second_then_longer():
     host = Breaker(HOST_RULE, NoJitter())
     now, lengths = 0.0, []
@@ -113,8 +133,8 @@ def test_five_quiet_minutes_make_it_forget(breaker):
     assert breaker.until == 321.0
     again = opened(Breaker(MODEL_RULE, NoJitter()))
     succeed(again, 10.0, 2)
-    fail(again, 309.0, 5)
-    assert again.until == 329.0
+    fail(again, 310.0, 5)
+    assert again.until == 330.0
 
 
 def test_jitter_lengthens_by_up_to_a_fifth():
@@ -127,7 +147,7 @@ def test_jitter_lengthens_by_up_to_a_fifth():
 def test_one_probe_at_a_time_and_two_successes_close(breaker):
     opened(breaker)
     probe = breaker.admit(10.0)
-    assert probe.is_probe
+    assert probe is not None
     assert breaker.state is BreakerState.HALF_OPEN
     assert breaker.admit(10.0) is None
     assert breaker.closed_until(10.0) == 20.0
@@ -136,7 +156,7 @@ def test_one_probe_at_a_time_and_two_successes_close(breaker):
     assert breaker.closed_until(11.0) is None
     succeed(breaker, 11.0)
     assert breaker.state is BreakerState.CLOSED
-    assert not breaker.admit(11.0).is_probe
+    assert [breaker.admit(11.0) is None for _ in range(3)] == [False] * 3
 
 
 def test_a_failed_probe_opens_it_again_and_its_first_success_is_forgotten(breaker):
@@ -152,7 +172,8 @@ def test_a_probe_that_says_nothing_only_ends_its_lease(breaker):
     opened(breaker)
     breaker.settle(breaker.admit(10.0), 12.0, succeeded=None)
     assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.admit(12.0).is_probe
+    assert breaker.admit(12.0) is not None
+    assert breaker.admit(12.0) is None
 
 
 def test_a_lease_always_ends(breaker):
@@ -182,6 +203,30 @@ def test_late_results_of_an_old_period_change_nothing(breaker):
         breaker.settle(permit, 11.0, succeeded=False)
     fail(breaker, 11.0, 4)
     assert breaker.state is BreakerState.CLOSED
+
+
+def test_no_period_ever_takes_in_a_result_of_an_earlier_one(breaker):
+    now, old = 1000.0, []
+    for _ in range(6):
+        old += [breaker.admit(now) for _ in range(20)]
+        fail(breaker, now, 5)
+        now = breaker.until
+        lost = breaker.admit(now)
+        now += 10.0
+        assert breaker.closed_until(now) is not None, "its probe was lost, so it opened again"
+        now = breaker.until
+        old.append(lost)
+        for permit in old:
+            breaker.settle(permit, now, succeeded=False)
+        assert breaker.closed_until(now) is None
+        succeed(breaker, now, 1)
+        for permit in old:
+            breaker.settle(permit, now, succeeded=True)
+        assert breaker.state is BreakerState.HALF_OPEN
+        succeed(breaker, now, 1)
+        for permit in old:
+            breaker.settle(permit, now, succeeded=False)
+        assert breaker.state is BreakerState.CLOSED
 
 
 def test_until_is_never_shortened(breaker):

@@ -76,6 +76,31 @@ def test_a_status_shows_that_the_host_is_up(health, clock):
     assert [health.admit(FIRST, SMALL, 1.0) is None for _ in range(3)] == [False] * 3
 
 
+def test_a_host_that_was_back_and_refuses_again_is_closed_again(health, clock):
+    failed(health, APIConnectionError("refused"))
+    clock.advance(1.3)
+    failed(health, RemoteServerError("boom", status=500))
+    failed(health, APIConnectionError("refused"))
+    assert health.closed(FIRST, SMALL).reason is Reason.CONNECTION_FAILED
+
+
+def test_a_failure_without_a_status_does_not_show_that_the_host_is_up(health, clock):
+    failed(health, APIConnectionError("refused"))
+    clock.advance(1.3)
+    failed(health, InvalidRequestError("bad", argument="x"))
+    assert [health.admit(FIRST, SMALL, 1.0) is None for _ in range(2)] == [False, True]
+
+
+def test_a_refusal_says_nothing_of_the_model(health):
+    limited = RateLimitError("slow")
+    limited.status = 429
+    for error in [RemoteServerError("boom", status=500)] * 4 + [limited]:
+        failed(health, error)
+    assert health.closed(FIRST, SMALL) is None
+    failed(health, RemoteServerError("boom", status=500))
+    assert health.closed(FIRST, SMALL).state == "open"
+
+
 def test_the_callers_mistake_counts_against_nobody(health):
     for _ in range(30):
         failed(health, InvalidRequestError("bad", argument="x"))
@@ -117,7 +142,7 @@ def test_after_credits_ran_out_one_call_goes_first(health, clock):
     assert health.admit(FIRST, LARGE, 4.0) is None
     health.settle(probe)
     assert health.closed(FIRST, LARGE) is None
-    assert health.admit(FIRST, SMALL, 4.0) is not None
+    assert [health.admit(FIRST, SMALL, 4.0) is None for _ in range(3)] == [False] * 3
 
 
 @pytest.mark.parametrize("ending", ["released", "lost"])
@@ -151,6 +176,22 @@ def test_half_open_admits_one_and_a_release_frees_it(health, clock):
     assert health.admit(FIRST, SMALL, 5.0) is None
     health.release(probe)
     assert health.admit(FIRST, SMALL, 5.0) is not None
+
+
+def test_a_probe_that_is_lost_closes_again_when_its_own_lease_ends(health, clock):
+    broken(health)
+    clock.advance(13.0)
+    health.admit(FIRST, SMALL, 3.0)
+    assert health.closed(FIRST, SMALL).until == clock() + 3.0
+    clock.advance(3.0)
+    assert health.closed(FIRST, SMALL).state == "open"
+
+
+def test_no_lease_is_longer_than_ten_seconds(health, clock):
+    gated(health, QuotaExceededError("no credits"), 3600.0)
+    clock.advance(3600.0)
+    health.admit(FIRST, SMALL, 500.0)
+    assert health.closed(FIRST, LARGE).until == clock() + 10.0
 
 
 def test_a_refusal_by_a_later_key_gives_earlier_leases_back(health, clock):
@@ -205,6 +246,34 @@ def test_a_poll_that_finds_the_model_loaded_lets_everyone_in(health):
     assert health.closed(FIRST, SMALL) is None
 
 
+def test_a_stream_that_breaks_late_changes_nothing_of_an_open_breaker_or_its_probe(health, clock):
+    late = health.admit(FIRST, SMALL, 1.0)
+    health.settle(late)
+    broken(health)
+    until = health.closed(FIRST, SMALL).until
+    for _ in range(10):
+        breaks_later(health, late)
+    assert health.closed(FIRST, SMALL).until == until
+    clock.advance(13.0)
+    probe = health.admit(FIRST, SMALL, 5.0)
+    breaks_later(health, late)
+    assert health.closed(FIRST, SMALL).state == "half_open"
+    health.settle(probe)
+    assert health.admit(FIRST, SMALL, 5.0) is not None
+
+
+def test_of_a_breaker_and_a_gate_the_longer_is_told(health, clock):
+    broken(health)
+    gated(health, ModelLoadingError("loading"), 60.0)
+    closure = health.closed(FIRST, SMALL)
+    assert (closure.reason, closure.until) == (Reason.MODEL_LOADING, clock() + 60.0)
+    clock.advance(1.0)
+    gated(health, ModelLoadingError("loading"), 2.0, spec=LARGE)
+    broken(health, ELSEWHERE)
+    gated(health, ModelLoadingError("loading"), 2.0, target=ELSEWHERE)
+    assert health.closed(ELSEWHERE, SMALL).reason is Reason.SERVER_ERROR
+
+
 def test_the_longest_closure_is_the_one_that_is_told(health):
     gated(health, ModelLoadingError("loading"), 60.0)
     gated(health, RateLimitError("slow"), 90.0)
@@ -220,8 +289,9 @@ def test_snapshot_and_reset(health):
         (Scope.MODEL, "first"),
         (Scope.ACCOUNT, "third"),
     }
+    gated(health, ModelLoadingError("loading"), 30.0, target=SECOND)
     health.reset([FIRST])
-    assert {key[1] for key in health.snapshot()} == {"third"}
+    assert {key[1] for key in health.snapshot()} == {"second", "third"}
     health.reset()
     assert health.snapshot() == {}
 
@@ -244,6 +314,10 @@ def test_retries_are_paid_for_by_successes(health):
     assert health.may_retry(FIRST)
     health.retried(FIRST)
     assert not health.may_retry(FIRST)
+    health.reset([ELSEWHERE])
+    assert not health.may_retry(FIRST)
+    health.reset([FIRST])
+    assert health.may_retry(FIRST)
 
 
 def test_keys_are_bounded_and_closed_ones_are_kept(health):

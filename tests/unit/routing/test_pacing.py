@@ -117,3 +117,83 @@ def test_reset_keeps_what_the_user_set():
     pacing.reset()
     assert a.start(0.0)
     assert not a.start(0.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds"),
+    [
+        (RateLimitState(remaining=25, reset_seconds=50.0, limit=100), 2.0),
+        (RateLimitState(remaining=10, reset_seconds=40.0), 4.0),
+        (RateLimitState(remaining=1, reset_seconds=1e9, limit=100), 3600.0),
+    ],
+)
+def test_a_quarter_or_ten_left_are_few(state, seconds):
+    pacer = Pacer(Pace())
+    pacer.learn(state, 5.0)
+    assert pacer.wait_seconds(5.0) == 0.0, "the next one may go, but not the one after it"
+    assert pacer.start(5.0)
+    assert pacer.wait_seconds(5.0) == seconds
+
+
+@pytest.mark.parametrize(("remaining", "gap"), [(20, 2.0), (80, 1.0)])
+def test_the_slower_of_the_set_and_the_learned_pace_rules(remaining, gap):
+    pacer = Pacer(Pace(requests_per_minute=60))
+    pacer.learn(RateLimitState(remaining=remaining, reset_seconds=40.0, limit=400), 0.0)
+    assert pacer.start(0.0)
+    assert pacer.wait_seconds(0.0) == gap
+
+
+def test_time_that_went_unused_is_not_saved_up():
+    pacer = Pacer(Pace(requests_per_minute=60))
+    assert pacer.start(0.0)
+    assert pacer.start(100.0)
+    assert pacer.wait_seconds(100.0) == 1.0
+
+
+def test_a_learned_pace_has_no_bursts():
+    pacer = Pacer(Pace())
+    pacer.learn(RateLimitState(remaining=100, reset_seconds=10.0, limit=400), 0.0)
+    assert [pacer.start(0.0) for _ in range(3)] == [True, False, False]
+    assert pacer.wait_seconds(0.0) == pytest.approx(0.1)
+
+
+def test_a_set_pace_bursts_by_what_one_second_allows():
+    pacer = Pacer(Pace(requests_per_minute=120))
+    assert [pacer.start(10.0) for _ in range(3)] == [True, True, False]
+    assert pacer.wait_seconds(10.0) == pytest.approx(0.5)
+
+
+def test_a_refusal_takes_no_slot_and_moves_nothing():
+    pacer = Pacer(Pace(requests_per_minute=60, max_concurrency=2))
+    assert pacer.start(0.0)
+    assert not any(pacer.start(0.5) for _ in range(10))
+    assert pacer.wait_seconds(0.5) == 0.5
+    assert pacer.start(1.0)
+    assert pacer.wait_seconds(1.0) == LOOK_AGAIN_SECONDS
+
+
+def test_a_later_limit_moves_the_gentle_start_and_an_earlier_one_does_not():
+    pacer = Pacer(Pace())
+    pacer.limited(100.0)
+    pacer.limited(90.0)
+    assert len(sent(pacer, 100.0, 101.0)) == 1
+    pacer.limited(103.0)
+    assert len(sent(pacer, 103.0, 104.0)) == 1
+
+
+def test_a_gentle_start_ends_after_six_seconds():
+    pacer = Pacer(Pace())
+    pacer.limited(100.0)
+    assert pacer.start(105.99)
+    assert pacer.wait_seconds(105.99) == pytest.approx(1 / 32)
+    assert [pacer.start(106.0) for _ in range(3)] == [True] * 3, "and then it is over"
+
+
+def test_reset_forgets_scarcity_limits_and_what_is_left_to_wait():
+    pacer = Pacer(Pace())
+    pacer.learn(RateLimitState(remaining=1, reset_seconds=40.0, limit=100), 0.0)
+    assert pacer.start(0.0)
+    pacer.limited(0.0)
+    pacer.reset()
+    assert [pacer.start(0.0) for _ in range(3)] == [True] * 3
+    assert len(sent(pacer, 0.0, 1.0)) > 90

@@ -66,9 +66,47 @@ def test_a_forbidden_route(policy, route):
     assert caught.value.argument == "route"
 
 
+@pytest.mark.parametrize(
+    ("policy", "route"),
+    [
+        ("remote-only", None),
+        ("remote-only", "remote"),
+        ("remote-only", "box"),
+        ("local-only", None),
+        ("local-only", "local"),
+        ("remote-first", "local"),
+        ("remote-first", "box"),
+        ("local-first", "remote"),
+        ("local-first", "local"),
+    ],
+)
+def test_every_other_route_is_allowed(policy, route):
+    check_route(route, policy, ["huggingface", "box"])
+
+
 def test_an_unknown_route_lists_the_choices():
-    with pytest.raises(InvalidRequestError, match="local, remote, huggingface"):
+    with pytest.raises(InvalidRequestError, match="local, remote, huggingface") as caught:
         check_route("moon", "remote-first", ["huggingface"])
+    assert caught.value.argument == "route"
+
+
+def test_nothing_configured_says_so():
+    with pytest.raises(APIConnectionError, match=r"^no remote is configured, and the policy"):
+        plan("remote-only", remotes=())
+
+
+def test_two_ways_out_are_both_in_the_message():
+    box = Exclusion(BOX, Reason.NO_API_KEY, "", AuthenticationError("unset BOX_KEY"))
+    with pytest.raises(ModelNotDownloadedError, match=r"; or use the remote: set HF_TOKEN; unset"):
+        plan(remotes=(NO_KEY, RemoteFact(BOX, box)), local=ABSENT)
+
+
+def test_of_several_reasons_the_callers_own_option_is_told_first():
+    with pytest.raises(InvalidRequestError, match="cannot honour 'tools'") as caught:
+        plan(remotes=(OFFLINE,), unsupported="tools")
+    assert caught.value.__notes__ == [
+        "huggingface was left out (offline): HF_HUB_OFFLINE is set",
+    ]
 
 
 def test_nothing_left_names_both_fixes():
@@ -90,7 +128,8 @@ def test_nothing_left_because_offline_names_the_variable():
 def test_an_unsupported_option_only_removes_local():
     made = plan(unsupported="tools")
     assert [target.name for target in made.targets] == ["huggingface"]
-    assert made.exclusions[0].reason is Reason.UNSUPPORTED
+    assert (made.exclusions[0].reason, made.exclusions[0].detail) == (Reason.UNSUPPORTED, "tools")
+    assert [target.name for target in made.order] == ["huggingface", "local"]
     with pytest.raises(InvalidRequestError) as caught:
         plan("local-only", unsupported="tools")
     assert caught.value.argument == "tools"
