@@ -68,6 +68,7 @@ class Ours:
         from hybrid_infer.datatypes.replies import Provenance
         from hybrid_infer.local.embedding.encoders import load_encoder
         from hybrid_infer.local.embedding.engine import EmbeddingEngine
+        from hybrid_infer.local.embedding.lanes import lane_threads
         from hybrid_infer.local.embedding.tokenizing import TextTokenizer
         from hybrid_infer.local.placement import Placement
         from hybrid_infer.settings import Settings
@@ -84,6 +85,7 @@ class Ours:
             self.tokenizer,
             Provenance(folder.name, None, verified=False, dtype=dtype),
             Settings().embedding.token_budget,
+            lane_threads=lane_threads("cpu"),
         )
 
     def embed(self, texts: list[str]) -> Any:
