@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.job import EmbedJob
 
 LANES = 2
-_counting = threading.Lock()
 
 
 class Runner(Protocol):
@@ -47,31 +49,39 @@ def lane_threads(device: str) -> tuple[int, ...]:
     import torch
 
     threads = torch.get_num_threads() // LANES
-    return (threads,) * LANES if device == "cpu" and threads and _has_openmp() else ()
+    return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()
 
 
-def _has_openmp() -> bool:
-    """Whether the number of threads is each calling thread's own, as it is with OpenMP alone."""
-    import torch
+def set_own_threads(number: int) -> None:
+    """Let torch's operators use `number` threads when this thread calls them.
 
-    return "parallel backend: OpenMP" in torch.__config__.parallel_info()
-
-
-def set_own_threads(number: int | None) -> None:
-    """Let operators called from this thread use `number` threads, and no other thread's fewer.
-
-    torch also notes the number as that of threads which have not computed yet; a short-lived
-    thread notes the usual one again.
-
-    Args:
-        number: threads; None: as many as torch uses by itself.
+    `torch.set_num_threads` would also say so for every thread that has not computed yet; OpenMP's
+    own function (OpenMP 5.2, section 18.2.1) speaks for the calling thread alone.
     """
     import torch
 
-    with _counting:
-        usual = torch.get_num_threads()  # from now on this thread's own
-        if number is not None:
-            torch.set_num_threads(number)
-            restorer = threading.Thread(target=torch.set_num_threads, args=(usual,))
-            restorer.start()
-            restorer.join()
+    torch.get_num_threads()  # torch sets it once itself, when a thread first asks
+    _openmp().omp_set_num_threads(number)
+
+
+def _openmp() -> ctypes.CDLL:
+    """What the process has loaded for all to see, torch's OpenMP among it."""
+    return ctypes.CDLL(None)
+
+
+@cache
+def _is_openmp_at_hand() -> bool:
+    """Whether `set_own_threads` does what it says; asked on a thread that then ends."""
+    import torch
+
+    numbers: list[int] = []
+
+    def limit() -> None:
+        with suppress(AttributeError, OSError, TypeError):  # no such function, or no such loader
+            set_own_threads(1)
+            numbers.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=limit)
+    thread.start()
+    thread.join()
+    return numbers == [1]

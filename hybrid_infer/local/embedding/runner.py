@@ -52,7 +52,8 @@ class BatchRunner:
 
     def prepare(self) -> None:
         """Keep the calling thread to its share of the cores."""
-        set_own_threads(self._num_threads)
+        if self._num_threads is not None:
+            set_own_threads(self._num_threads)
 
     def run(self, batch: Batch, *, normalize: bool) -> None:
         """Compute `batch`, which is sorted by falling length, and deliver rows or errors.

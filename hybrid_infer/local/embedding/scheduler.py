@@ -194,17 +194,17 @@ class Scheduler:
                 return False
             return True
 
-        budget = lane.runner.token_budget
         idle = sum(not share.is_busy for share in self._shares)
-        if lane is not self._whole:
-            if self._whole.is_busy:
-                return []
-            budget = min(budget, -(-self._window.tokens // idle))
-        elif self._shares and (idle < len(self._shares) or len(self._window) > 1):
-            self._can_share.notify()
+        is_alone = not self._shares or (idle == len(self._shares) and len(self._window) <= 1)
+        if self._whole.is_busy or is_alone is not (lane is self._whole):
+            if self._window and not self._whole.is_busy:
+                (self._whole.can_start if is_alone else self._can_share).notify()
             return []
+        budget = lane.runner.token_budget
+        if not is_alone:
+            budget = min(budget, -(-self._window.tokens // idle))
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
-        if self._window and lane is not self._whole:
+        if self._window and not is_alone:
             self._can_share.notify()
         return batch
 

@@ -12,6 +12,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import EngineClosedError
+from hybrid_infer.local.embedding import lanes
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.lanes import LANES, lane_threads, set_own_threads
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
@@ -102,17 +103,21 @@ def test_a_lane_that_is_held_up_holds_nobody_else_up(engine, encoder):
 
 
 def test_the_lanes_leave_the_cores_to_a_text_that_came_alone(engine, encoder):
-    encoder.gates["alone"] = threading.Event()
+    encoder.gates = {text: threading.Event() for text in ("alone", "b", "c")}
     alone = submit(engine, "alone")
     assert encoder.entered.acquire(timeout=10)
     later = [submit(engine, text) for text in ("b", "c")]
     assert not encoder.entered.acquire(blocking=False)
     encoder.gates["alone"].set()
+    for _ in later:
+        assert encoder.entered.acquire(timeout=10)
+    encoder.gates["b"].set()
+    encoder.gates["c"].set()
     assert [future.result(10).vectors[0, 0] for future in (alone, *later)] == sums(
         ["alone", "b", "c"]
     )
     assert encoder.lanes[0][0] == 0
-    assert {lane for lane, _ in encoder.lanes[1:]} <= {1, 2}
+    assert sorted(encoder.lanes[1:]) == [(1, 1), (2, 1)]
 
 
 def test_a_lane_that_dies_is_replaced_on_its_share_of_the_cores(engine, encoder, caplog):
@@ -143,8 +148,21 @@ def test_limiting_one_thread_limits_no_other():
 
 
 def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
+    assert lanes._is_openmp_at_hand()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert lane_threads("cpu") == (8 // LANES,) * LANES
     assert lane_threads("cuda") == ()
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes, "_is_openmp_at_hand", lambda: False)
+        assert lane_threads("cpu") == ()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert lane_threads("cpu") == ()
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_without_openmp_at_hand_there_are_no_lanes(monkeypatch, error):
+    def missing():
+        raise error("no such library")
+
+    monkeypatch.setattr(lanes, "_openmp", missing)
+    assert not lanes._is_openmp_at_hand.__wrapped__()
