@@ -235,8 +235,12 @@ def export(folder: Path, target: Path) -> None:
     model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
 
     class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
         def forward(self, ids: Any, mask: Any) -> Any:
-            return model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
     ids = torch.randint(5, 1000, (2, 12))
     names = ["input_ids", "attention_mask"]
