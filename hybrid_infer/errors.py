@@ -190,7 +190,7 @@ class InsufficientMemoryError(HybridInferError):
 
 
 class OverloadedError(HybridInferError):
-    """A queue is full; ``retry_after`` says when there should be room."""
+    """A queue is full, or an engine is stuck; ``retry_after`` says when to try again."""
 
     retryable = True
 

@@ -59,11 +59,18 @@ def _embedding_engine(
 ) -> EmbeddingEngine:
     from hybrid_infer.local.embedding.encoders import load_encoder
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
+    from hybrid_infer.local.embedding.lanes import lane_threads
     from hybrid_infer.local.embedding.tokenizing import TextTokenizer
 
     tokenizer = TextTokenizer(path, facts.max_seq_length, facts.prompt)
     encoder = load_encoder(path, facts, placement)
-    return EmbeddingEngine(encoder, tokenizer, provenance, settings.embedding.token_budget)
+    return EmbeddingEngine(
+        encoder,
+        tokenizer,
+        provenance,
+        settings.embedding.token_budget,
+        lane_threads=lane_threads(placement.device),
+    )
 
 
 def _chat_engine(

@@ -105,6 +105,8 @@ class Worker:
 
     def close(self) -> None:
         """Answer everyone at once, and let the running job end at its next step."""
+        if self._owner != os.getpid():
+            return
         closed = EngineClosedError("the local engine was closed")
         self._refuse_all(closed)
         running = self._running

@@ -150,9 +150,10 @@ class RelativeBias:
 
     def __call__(self, longest: int) -> Tensor:
         """The bias of at least `longest` positions, ``(1, heads, positions, positions)``."""
-        if self._bias.shape[-1] < longest:
-            self._bias = self._computed(longest)
-        return self._bias
+        bias = self._bias
+        if bias.shape[-1] < longest:
+            bias = self._bias = self._computed(longest)
+        return bias
 
     def _computed(self, longest: int) -> Tensor:
         positions = torch.arange(longest, device=self._table.device)

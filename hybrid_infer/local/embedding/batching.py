@@ -72,6 +72,11 @@ class Window(Generic[OwnerT]):
     def __len__(self) -> int:
         return sum(len(bulk) for queue in self._queues.values() for bulk in queue.bulks)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that wait."""
+        return sum(queue.tokens for queue in self._queues.values())
+
     def __bool__(self) -> bool:
         return bool(self._queues)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.replies import Provenance
@@ -24,10 +25,12 @@ class EmbeddingEngine:
     """One loaded embedding model.
 
     Args:
-        encoder: computes batches; used by one thread.
+        encoder: computes batches; used by several threads if there are several lanes.
         tokenizer: used by several threads; nothing changes it once it is made.
         provenance: what to say of the weights.
-        token_budget: tokens of a batch at most.
+        token_budget: tokens computed at the same time at most.
+        lane_threads: cores of each lane in which batches are computed side by side once more
+            than one sequence waits; empty: one batch at a time, on all cores.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
@@ -40,6 +43,7 @@ class EmbeddingEngine:
         provenance: Provenance,
         token_budget: int,
         *,
+        lane_threads: Sequence[int] = (),
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
@@ -48,7 +52,13 @@ class EmbeddingEngine:
         self.provenance = provenance
         self._scheduler = Scheduler(
             f"hybrid-infer-embed-{provenance.model}",
-            BatchRunner(encoder, token_budget, provenance),
+            [
+                BatchRunner(encoder, token_budget, provenance),
+                *(
+                    BatchRunner(encoder, token_budget // len(lane_threads), provenance, threads)
+                    for threads in lane_threads
+                ),
+            ],
             self._tokenize,
             max_texts=max_texts,
             max_tokens=max_tokens,

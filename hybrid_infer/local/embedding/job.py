@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -54,6 +55,7 @@ class EmbedJob:
         self._tokens: dict[int, NDArray[np.int32]] = {}
         self._is_cut: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._prompt_tokens = 0
+        self._lock = threading.Lock()  # several lanes put rows
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
 
@@ -115,13 +117,15 @@ class EmbedJob:
 
     def put(self, index: int, row: NDArray[np.float32]) -> None:
         """Store the row of a sequence; the last one answers the caller."""
-        if self._vectors is None:
-            self._vectors = np.empty((len(self._texts), len(row)), np.float32)
-        self._vectors[index] = row
-        del self._tokens[index]
-        self._left -= 1
-        if not self._left:
-            self._finish(self._vectors)
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = np.empty((len(self._texts), len(row)), np.float32)
+            self._vectors[index] = row
+            del self._tokens[index]
+            self._left -= 1
+            if self._left:
+                return
+        self._finish(self._vectors)
 
     def _finish(self, vectors: NDArray[np.float32]) -> None:
         is_cut = self._is_cut

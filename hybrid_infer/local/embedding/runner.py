@@ -10,6 +10,7 @@ from hybrid_infer.errors import EngineClosedError, InsufficientMemoryError, Loca
 from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.encoders import Encoder
 from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.lanes import set_own_threads
 from hybrid_infer.local.translation import local_errors
 
 CLEAN_BATCHES_TO_GROW = 64
@@ -30,16 +31,29 @@ class BatchRunner:
         encoder: computes; used by one thread.
         token_budget: tokens of a batch at most.
         provenance: names the model in errors.
+        num_threads: cores that this runner's thread may use; None: all.
 
     Attributes:
         token_budget: tokens of a batch at most, as of now.
     """
 
-    def __init__(self, encoder: Encoder, token_budget: int, provenance: Provenance) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        token_budget: int,
+        provenance: Provenance,
+        num_threads: int | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._num_threads = num_threads
         self._most_tokens = self.token_budget = token_budget
         self._clean_batches = 0
         self._name = f"{provenance.model} in {provenance.dtype}"
+
+    def prepare(self) -> None:
+        """Keep the calling thread to its share of the cores."""
+        if self._num_threads is not None:
+            set_own_threads(self._num_threads)
 
     def run(self, batch: Batch, *, normalize: bool) -> None:
         """Compute `batch`, which is sorted by falling length, and deliver rows or errors.

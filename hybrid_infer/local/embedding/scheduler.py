@@ -1,14 +1,13 @@
-"""The two threads of an embedding engine, and what passes between callers and them."""
+"""The threads of an embedding engine, and what passes between callers and them."""
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from functools import partial
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
@@ -16,43 +15,44 @@ from hybrid_infer.errors import EngineClosedError, HybridInferError, OverloadedE
 from hybrid_infer.local.embedding.admission import Admission, Claim
 from hybrid_infer.local.embedding.batching import Entry, Window
 from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.supervision import RestartLimit
+from hybrid_infer.local.embedding.lanes import Lane, Runner
+from hybrid_infer.local.embedding.supervision import (
+    STUCK_SECONDS,
+    Crew,
+    RestartLimit,
+    Watchdog,
+    cause_of_death,
+)
 from hybrid_infer.local.waiting import too_late
 
 MAX_TEXTS = 262_144
 MAX_TOKENS = 16_777_216
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
+YIELDS = 5  # each lets threads that can run have the interpreter and the core; none waits
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
-logger = logging.getLogger("hybrid_infer")
 
 Lengths = list[tuple[int, int]]
 
 
-class Runner(Protocol):
-    """Computes batches."""
-
-    token_budget: int
-
-    def run(self, batch: list[Entry[EmbedJob]], *, normalize: bool) -> None:
-        """Compute a batch and deliver to the owners of its entries."""
-        ...
-
-
 class Scheduler:
-    """Shares the compute thread among requests.
+    """Shares the compute threads among requests.
 
-    One thread computes; it takes a batch from the window at the last moment, so that whatever
-    has arrived shares it. Another tokenises large requests slice by slice, ahead of the first but
-    never far. Both start when they are needed, wait on conditions, never poll, and are replaced
-    when they die; the requests that they were busy with get a typed error.
+    A batch is taken from the window at the last moment, so that whatever has arrived shares it.
+    A sequence that finds the engine idle and itself alone is computed by all cores together, in
+    the first lane; as soon as more waits, the other lanes, if there are any, compute side by side,
+    each on its share of the cores: no core waits for another at the end of every operator.
+    Another thread tokenises large requests slice by slice, ahead of the lanes but never far.
+    Threads start when they are needed, wait on conditions, never poll, and are replaced when they
+    die; the requests that they were busy with get a typed error.
 
     No future is resolved while the lock is held: a future's callbacks may call back.
 
     Args:
         name: of the threads.
-        runner: computes batches; used by the compute thread alone.
+        runners: each computes batches on its own thread; the first uses all cores, the others
+            share them and leave them to the first while it computes.
         tokenize: tokenises the next slice of a request.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
@@ -62,20 +62,22 @@ class Scheduler:
     def __init__(
         self,
         name: str,
-        runner: Runner,
+        runners: Sequence[Runner],
         tokenize: Callable[[EmbedJob], Lengths],
         *,
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._name = name
-        self._runner = runner
         self._tokenize = tokenize
-        self._clock = clock
         self._lock = threading.Lock()
-        self._can_compute = threading.Condition(self._lock)
-        self._can_tokenize = threading.Condition(self._lock)
+        can_share = threading.Condition(self._lock)
+        self._whole, *self._shares = (
+            Lane(f"compute-{number}", runner, can_share if number else self._condition())
+            for number, runner in enumerate(runners)
+        )
+        self._can_share = can_share
+        self._can_tokenize = self._condition()
         self._window: Window[EmbedJob] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
         # Every job that has no answer, by its future: a callback that knew the job itself would
@@ -83,10 +85,14 @@ class Scheduler:
         self._live: dict[Future[EmbedReply], tuple[EmbedJob, Claim]] = {}
         self._admission = Admission(max_texts, max_tokens)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
-        self._threads: dict[str, threading.Thread] = {}
+        self._watchdog = Watchdog(clock)
+        self._crew = Crew(name, self._bury)
         self._busy_with: dict[str, list[EmbedJob]] = {}
         self._is_closed = False
         self._owner = os.getpid()
+
+    def _condition(self) -> threading.Condition:
+        return threading.Condition(self._lock)
 
     @property
     def is_closed(self) -> bool:
@@ -102,7 +108,7 @@ class Scheduler:
 
         Raises:
             EngineClosedError: closed, died too often, or belongs to a parent process.
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, or a batch does not end.
         """
         if self._owner != os.getpid():
             # No thread survives a fork, and torch's own pool may hold a lock for ever.
@@ -110,9 +116,8 @@ class Scheduler:
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
-            self._ensure("compute", self._compute_next)
-            if lengths is None:
-                self._ensure("tokenize", self._tokenize_next)
+            self._refuse_if_stuck()
+            self._ensure_threads(needs_tokens=lengths is None)
             claim = self._admission.admit(job.num_texts, job.num_tokens)
             self._live[job.future] = (job, claim)
             if lengths is None:
@@ -122,9 +127,26 @@ class Scheduler:
                 self._add(job, lengths)
         job.future.add_done_callback(self._leave)
 
+    def _refuse_if_stuck(self) -> None:
+        seconds = self._watchdog.stuck_seconds
+        if seconds is not None:
+            raise OverloadedError(
+                f"the local engine is stuck: a batch has run for {seconds:.0f} s",
+                retry_after=STUCK_SECONDS,
+            )
+
+    def _ensure_threads(self, *, needs_tokens: bool) -> None:
+        for lane in (self._whole, *self._shares):
+            self._crew.ensure(lane.task, partial(self._compute_next, lane))
+        if needs_tokens:
+            self._crew.ensure("tokenize", self._tokenize_next)
+
     def _add(self, job: EmbedJob, lengths: Lengths) -> None:
         self._window.add(job, job.request.normalize, lengths)
-        self._can_compute.notify()
+        if any(lane.is_busy for lane in self._shares):
+            self._can_share.notify()
+        else:
+            self._whole.can_start.notify()
 
     def _leave(self, future: Future[EmbedReply]) -> None:
         """Forget a request that has its answer, or that nobody waits for."""
@@ -136,28 +158,40 @@ class Scheduler:
             self._untokenized.pop(job, None)
             self._admission.release_all(claim)
 
-    # The compute thread ----------------------------------------------------------------------
+    # The compute threads ---------------------------------------------------------------------
 
-    def _compute_next(self) -> bool:
+    def _compute_next(self, lane: Lane) -> bool:
         """Wait for a batch and compute it; False once closed."""
+        if not lane.is_prepared:
+            lane.runner.prepare()
+            lane.is_prepared = True
         late: list[EmbedJob] = []
         with self._lock:
-            while not (batch := self._take(late)) and not late and not self._is_closed:
-                self._can_compute.wait()
+            while not (batch := self._take(lane, late)) and not late and not self._is_closed:
+                lane.can_start.wait()
             if self._is_closed:
                 return False
-            self._busy_with["compute"] = list({entry.owner: None for entry in batch})
+            if batch:
+                lane.is_busy = True
+                self._watchdog.begin(lane.task)
+            self._busy_with[lane.task] = list({entry.owner: None for entry in batch})
             if self._untokenized:
                 self._can_tokenize.notify()
         for job in late:
             job.fail(too_late(job.deadline))
         if batch:
-            started = self._clock()
-            self._runner.run(batch, normalize=batch[0].owner.request.normalize)
-            self._computed(batch, self._clock() - started)
+            lane.runner.run(batch, normalize=batch[0].owner.request.normalize)
+            self._computed(lane, batch)
+            if lane is not self._whole and len({entry.owner for entry in batch}) > 1:
+                # Those just answered often ask again at once: the next batch is theirs too if
+                # they run now, and they do not take a core from another lane's batch.
+                for _ in range(YIELDS):
+                    time.sleep(0)
         return True
 
-    def _take(self, late: list[EmbedJob]) -> list[Entry[EmbedJob]]:
+    def _take(self, lane: Lane, late: list[EmbedJob]) -> list[Entry[EmbedJob]]:
+        """The lane's next batch, or nothing if there is none or it is another lane's turn."""
+
         def is_wanted(job: EmbedJob) -> bool:
             if job.is_done:
                 return False
@@ -166,11 +200,25 @@ class Scheduler:
                 return False
             return True
 
-        return self._window.take(self._runner.token_budget, MAX_TEXTS_PER_BATCH, is_wanted)
+        idle = sum(not share.is_busy for share in self._shares)
+        is_alone = not self._shares or (idle == len(self._shares) and len(self._window) <= 1)
+        if self._whole.is_busy or is_alone is not (lane is self._whole):
+            if self._window and not self._whole.is_busy:
+                (self._whole.can_start if is_alone else self._can_share).notify()
+            return []
+        budget = lane.runner.token_budget
+        if not is_alone:
+            budget = min(budget, -(-self._window.tokens // idle))
+        batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
+        if self._window and not is_alone:
+            self._can_share.notify()
+        return batch
 
-    def _computed(self, batch: list[Entry[EmbedJob]], seconds: float) -> None:
+    def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
         with self._lock:
-            self._busy_with.pop("compute", None)
+            lane.is_busy = False
+            self._busy_with.pop(lane.task, None)
+            seconds = self._watchdog.end(lane.task)
             self._admission.measured(sum(entry.length for entry in batch), seconds)
             for entry in batch:
                 live = self._live.get(entry.owner.future)
@@ -208,73 +256,44 @@ class Scheduler:
         """The next request that is not tokenised far enough ahead."""
         if not self._untokenized:
             return None
-        ahead = BUDGETS_AHEAD * self._runner.token_budget // len(self._untokenized)
+        lanes = self._shares or [self._whole]
+        budget = sum(lane.runner.token_budget for lane in lanes)
+        ahead = BUDGETS_AHEAD * budget // len(self._untokenized)
         for job in self._untokenized:
             if self._window.tokens_of(job) <= ahead:
                 return job
         return None
 
-    # Threads ---------------------------------------------------------------------------------
+    # Ending ----------------------------------------------------------------------------------
 
-    def _ensure(self, task: str, step: Callable[[], bool]) -> None:
-        if task not in self._threads:
-            thread = threading.Thread(
-                target=self._loop, args=(task, step), name=f"{self._name}-{task}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:  # the system has no thread left
-                raise OverloadedError(f"no thread for the local engine: {error}") from error
-            self._threads[task] = thread
-
-    def _loop(self, task: str, step: Callable[[], bool]) -> None:
-        try:
-            while step():
-                pass
-        except BaseException as error:  # the callers of a dying thread must get an answer
-            logger.exception("the thread %s-%s died", self._name, task)
-            self._bury(task, step, error)
-
-    def _bury(self, task: str, step: Callable[[], bool], error: BaseException) -> None:
+    def _bury(self, task: str, error: BaseException) -> None:
         """Answer the requests that a dead thread was busy with, and replace it."""
         with self._lock:
             victims = self._busy_with.pop(task, [])
-            del self._threads[task]
-            if self._is_spent(error, task, step):
-                self._is_closed = True
-                victims = [job for job, _ in self._live.values()]
-                self._can_compute.notify_all()
-                self._can_tokenize.notify_all()
-        if isinstance(error, EngineClosedError):
-            reason = error.message
-        else:
-            reason = f"the {task} thread of the local engine died ({type(error).__name__})"
+            self._crew.forget(task)
+            self._watchdog.forget(task)
+            for lane in (self._whole, *self._shares):
+                if lane.task == task:
+                    lane.is_busy = lane.is_prepared = False
+            is_spent = isinstance(error, EngineClosedError) or not self._restarts.allows_one_more()
+            if is_spent or not (self._is_closed or self._crew.replace(task)):
+                victims = self._refuse()
         for job in victims:
-            job.fail(EngineClosedError(reason))
+            job.fail(cause_of_death(task, error))
 
-    def _is_spent(self, error: BaseException, task: str, step: Callable[[], bool]) -> bool:
-        """Replace a dead thread, unless that is of no use."""
-        if isinstance(error, EngineClosedError) or not self._restarts.allows_one_more():
-            return True
-        if not self._is_closed:
-            try:
-                self._ensure(task, step)
-            except OverloadedError:
-                return True
-        return False
+    def _refuse(self) -> list[EmbedJob]:
+        """Close, under the lock; who has no answer yet."""
+        self._is_closed = True
+        for condition in (self._whole.can_start, self._can_share, self._can_tokenize):
+            condition.notify_all()
+        return [job for job, _ in self._live.values()]
 
     def close(self) -> None:
         """Answer everyone at once; the running batch ends on its own."""
         if self._owner != os.getpid():
             return
         with self._lock:
-            self._is_closed = True
-            pending = [job for job, _ in self._live.values()]
-            threads = list(self._threads.values())
-            self._can_compute.notify_all()
-            self._can_tokenize.notify_all()
+            pending = self._refuse()
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(JOIN_SECONDS)
+        self._crew.join(JOIN_SECONDS)

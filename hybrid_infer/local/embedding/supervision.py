@@ -1,10 +1,21 @@
-"""How often a thread that dies is replaced. Pure but for the clock that it is given."""
+"""Threads that are replaced when they die, and batches that take suspiciously long."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
+from collections.abc import Callable, Hashable
 
 from hybrid_infer.datatypes.deadline import Clock
+from hybrid_infer.errors import EngineClosedError, OverloadedError
+
+STUCK_SECONDS = 30.0
+STUCK_FACTOR = 20
+BATCHES_REMEMBERED = 100  # so the slowest of them is about their 99th percentile
+logger = logging.getLogger("hybrid_infer")
+
+Step = Callable[[], bool]
 
 
 class RestartLimit:
@@ -27,3 +38,103 @@ class RestartLimit:
             self._times.popleft()
         self._times.append(now)
         return len(self._times) <= self._restarts
+
+
+class Crew:
+    """Daemon threads by task; each repeats its step until that returns False.
+
+    Args:
+        name: what the threads' names begin with.
+        bury: told the task and what its thread died of, on the dying thread.
+    """
+
+    def __init__(self, name: str, bury: Callable[[str, BaseException], None]) -> None:
+        self._name, self._bury = name, bury
+        self._steps: dict[str, Step] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def ensure(self, task: str, step: Step) -> None:
+        """Start the thread of a task, unless it runs.
+
+        Raises:
+            OverloadedError: the system has no thread left.
+        """
+        if task in self._threads:
+            return
+        thread = threading.Thread(
+            target=self._loop, args=(task, step), name=f"{self._name}-{task}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OverloadedError(f"no thread for the local engine: {error}") from error
+        self._steps[task], self._threads[task] = step, thread
+
+    def _loop(self, task: str, step: Step) -> None:
+        try:
+            while step():
+                pass
+        except BaseException as error:  # the callers of a dying thread must get an answer
+            logger.exception("the thread %s-%s died", self._name, task)
+            self._bury(task, error)
+
+    def forget(self, task: str) -> None:
+        """The thread of a task has died."""
+        del self._threads[task]
+
+    def replace(self, task: str) -> bool:
+        """Start the thread of a task again; False if the system has none left."""
+        try:
+            self.ensure(task, self._steps[task])
+        except OverloadedError:
+            return False
+        return True
+
+    def join(self, seconds: float) -> None:
+        """Wait for every thread but the calling one, at most `seconds` for each."""
+        for thread in list(self._threads.values()):
+            if thread is not threading.current_thread():
+                thread.join(seconds)
+
+
+class Watchdog:
+    """Knows a batch that will not end from one that is slow. It has no thread: whoever comes asks.
+
+    Args:
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started: dict[Hashable, float] = {}
+        self._durations: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
+
+    def begin(self, lane: Hashable) -> None:
+        """A lane starts on a batch."""
+        self._started[lane] = self._clock()
+
+    def end(self, lane: Hashable) -> float:
+        """A lane has done its batch; the seconds that it took."""
+        seconds = self._clock() - self._started.pop(lane)
+        self._durations.append(seconds)
+        return seconds
+
+    def forget(self, lane: Hashable) -> None:
+        """A lane has died."""
+        self._started.pop(lane, None)
+
+    @property
+    def stuck_seconds(self) -> float | None:
+        """How long the oldest batch has run, if that is far longer than any should; else None."""
+        if not self._started:
+            return None
+        seconds = self._clock() - min(self._started.values())
+        limit = max(STUCK_SECONDS, STUCK_FACTOR * max(self._durations, default=0.0))
+        return seconds if seconds > limit else None
+
+
+def cause_of_death(task: str, error: BaseException) -> EngineClosedError:
+    """What the callers of a dead thread are told."""
+    if isinstance(error, EngineClosedError):
+        return EngineClosedError(error.message)
+    return EngineClosedError(f"the {task} thread of the local engine died ({type(error).__name__})")

@@ -18,7 +18,7 @@ TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
 
 
 class Encoder(Protocol):
-    """Turns token ids into vectors. Used by one thread at a time."""
+    """Turns token ids into vectors. Several threads may use it."""
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """Float32 ``(sequences, dim)``.

@@ -496,3 +496,46 @@ def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog)
     asyncio.run(main())
     gc.collect()
     assert unhandled == []
+
+
+def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engine, encoder, clock):
+    embed(engine, "warm")
+    encoder.gate.clear()
+    encoder.entered.clear()
+    hung = submit(engine, "hung")
+    assert encoder.entered.wait(10)
+    waiting = Deadline(5, clock=clock)
+    late = submit(engine, "late", deadline=waiting)
+    clock.advance(30)
+    submit(engine, "in time")
+    clock.advance(1)
+    with pytest.raises(OverloadedError, match="stuck: a batch has run for 31 s") as caught:
+        submit(engine, "a")
+    assert caught.value.retry_after == 30
+    with pytest.raises(DeadlineExceededError):
+        wait(late.future, waiting, late.abandon)
+    encoder.gate.set()
+    assert hung.future.result(10).vectors.shape == (1, 2)
+    assert embed(engine, "b").vectors.shape == (1, 2)
+
+
+def test_slow_batches_are_not_taken_for_hung_ones(encoder, clock):
+    class Slow(FakeEncoder):
+        def encode(self, sequences, *, normalize):
+            rows = super().encode(sequences, normalize=normalize)
+            clock.advance(10)
+            return rows
+
+    encoder = Slow()
+    engine = make_engine(encoder, clock=clock)
+    embed(engine, "10 s")
+    encoder.gate.clear()
+    encoder.entered.clear()
+    running = submit(engine, "running")
+    assert encoder.entered.wait(10)
+    clock.advance(199)
+    accepted = submit(engine, "accepted")
+    encoder.gate.set()
+    assert running.future.result(10).vectors.shape == (1, 2)
+    assert accepted.future.result(10).vectors.shape == (1, 2)
+    engine.close()

@@ -1,0 +1,87 @@
+"""Compute threads: how many batches a machine computes side by side, each on how many cores."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+from hybrid_infer.local.embedding.batching import Entry
+from hybrid_infer.local.embedding.job import EmbedJob
+
+LANES = 2
+
+
+class Runner(Protocol):
+    """Computes batches on a thread of its own."""
+
+    token_budget: int
+
+    def prepare(self) -> None:
+        """Called once on the thread, before its first batch."""
+        ...
+
+    def run(self, batch: list[Entry[EmbedJob]], *, normalize: bool) -> None:
+        """Compute a batch and deliver to the owners of its entries."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A compute thread: its task's name, what it runs batches with, and whom it serves now."""
+
+    task: str
+    runner: Runner
+    can_start: threading.Condition
+    is_prepared: bool = False
+    is_busy: bool = False
+
+
+def lane_threads(device: str) -> tuple[int, ...]:
+    """The cores of each lane on a device; empty if one batch at a time is best.
+
+    On a CPU two batches on half of the cores each are faster than one on all of them: at the end
+    of every operator the cores of a batch wait for each other.
+    """
+    import torch
+
+    threads = torch.get_num_threads() // LANES
+    return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()
+
+
+def set_own_threads(number: int) -> None:
+    """Let torch's operators use `number` threads when this thread calls them.
+
+    `torch.set_num_threads` would also say so for every thread that has not computed yet; OpenMP's
+    own function (OpenMP 5.2, section 18.2.1) speaks for the calling thread alone.
+    """
+    import torch
+
+    torch.get_num_threads()  # torch sets it once itself, when a thread first asks
+    _openmp().omp_set_num_threads(number)
+
+
+def _openmp() -> ctypes.CDLL:
+    """What the process has loaded for all to see, torch's OpenMP among it."""
+    return ctypes.CDLL(None)
+
+
+@cache
+def _is_openmp_at_hand() -> bool:
+    """Whether `set_own_threads` does what it says; asked on a thread that then ends."""
+    import torch
+
+    numbers: list[int] = []
+
+    def limit() -> None:
+        with suppress(AttributeError, OSError, TypeError):  # no such function, or no such loader
+            set_own_threads(1)
+            numbers.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=limit)
+    thread.start()
+    thread.join()
+    return numbers == [1]
