@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.client import compat, inventory, results
-from hybrid_infer.client.calls import Call
+from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
 from hybrid_infer.client.planning import planned
@@ -238,7 +238,7 @@ class AsyncHybridClient:
         request: Request,
         route: str | None,
         limit: Deadline,
-        finish: Callable[[Session, Call, Decision], _ResultT],
+        finish: Callable[[Session, PlannedCall, Decision], _ResultT],
     ) -> _ResultT:
         call = planned(self._session, request, route, limit)
         try:

@@ -13,7 +13,7 @@ TEXTS_PER_UNIT = 32
 
 
 @dataclass(slots=True)
-class Call:
+class PlannedCall:
     """What a driver runs, and what its result is made from."""
 
     request: Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from hybrid_infer.client.calls import Call
+from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.planning import call_of
 from hybrid_infer.client.reporting import report_attempts, report_fallback, route_of
 from hybrid_infer.datatypes.requests import ChatRequest
@@ -33,12 +33,14 @@ class Continuing:
     """
 
     session: Session
-    call: Call
+    call: PlannedCall
     decision: Decision
     attempts: tuple[Attempt, ...]
     _num_continuations: int = field(default=0, init=False)
 
-    def next_call(self, error: HybridInferError, text: str, *, has_tools: bool) -> Call | str:
+    def next_call(
+        self, error: HybridInferError, text: str, *, has_tools: bool
+    ) -> PlannedCall | str:
         """The call that goes on behind `text`, or why there is none.
 
         Args:
@@ -79,7 +81,7 @@ class Continuing:
         """The present stream has ended; any number of times."""
         self.decision.end_stream()
 
-    def route(self, call: Call, decision: Decision, error: HybridInferError) -> Route:
+    def route(self, call: PlannedCall, decision: Decision, error: HybridInferError) -> Route:
         """The route of what follows, every attempt of the stream included."""
         broken_target, self.decision = self.decision.target.name, decision
         self.attempts = (*self.attempts, *decision.attempts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hybrid_infer.client.calls import Call, num_units
+from hybrid_infer.client.calls import PlannedCall, num_units
 from hybrid_infer.client.drive import Dispatch
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.models import RemoteSpec
@@ -13,11 +13,10 @@ from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
     APIConnectionError,
     AuthenticationError,
-    InvalidRequestError,
     ModelNotAvailableError,
 )
 from hybrid_infer.registry.urls import TOKENS_PAGE
-from hybrid_infer.remote.dialects import unsupported_option
+from hybrid_infer.remote.dialects import refusal_of_option
 from hybrid_infer.remote.keys import is_huggingface_host
 from hybrid_infer.routing.flow import run
 from hybrid_infer.routing.policy import Plan, RemoteFact, check_route, make_plan
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
 
-def planned(session: Session, request: Request, route: Any, limit: Deadline) -> Call:
+def planned(session: Session, request: Request, route: Any, limit: Deadline) -> PlannedCall:
     """Plan a validated request.
 
     Raises:
@@ -50,7 +49,7 @@ def planned(session: Session, request: Request, route: Any, limit: Deadline) -> 
 
 def call_of(
     session: Session, request: Request, plan: Plan, limit: Deadline, *, may_download: bool
-) -> Call:
+) -> PlannedCall:
     """The flow of a plan, and what a driver needs for it."""
     context = _context(session, request, limit, may_download=may_download)
     dispatch = Dispatch(
@@ -60,7 +59,7 @@ def call_of(
         deadline=limit,
         clock=session.clock,
     )
-    return Call(
+    return PlannedCall(
         request=request,
         plan=plan,
         flow=run(plan, context),
@@ -107,13 +106,9 @@ def _expected_local_seconds(session: Session, request: Request, deadline: Deadli
 def _remote_fact(session: Session, remote: RemoteSpec, request: Request) -> RemoteFact:
 
     target, spec = session.targets[remote.name], request.spec
-    option = unsupported_option(remote, request)
-    if option is not None:
-        refused = InvalidRequestError(
-            f"remote {remote.name!r} ({remote.dialect}) cannot express {option}=False",
-            argument=option,
-        )
-        return RemoteFact(target, Exclusion(target, Reason.UNSUPPORTED, option, refused))
+    if (refusal := refusal_of_option(remote, request)) is not None:
+        detail = refusal.argument or ""
+        return RemoteFact(target, Exclusion(target, Reason.UNSUPPORTED, detail, refusal))
     if remote.model_id(spec) is None:
         error = ModelNotAvailableError(f"remote {remote.name!r} does not serve {spec.name}")
         return RemoteFact(target, Exclusion(target, Reason.MODEL_UNAVAILABLE, spec.name, error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from hybrid_infer.client.calls import Call
+from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.datatypes.route import Attempt, Reason, Route
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.events import AttemptFinished, CallFailed, CallFinished, FellBack
@@ -19,7 +19,7 @@ logger = logging.getLogger("hybrid_infer")
 _LOUD = (Reason.AUTHENTICATION, Reason.QUOTA_EXCEEDED)
 
 
-def route_of(session: Session, call: Call, decision: Decision) -> Route:
+def route_of(session: Session, call: PlannedCall, decision: Decision) -> Route:
     """The route of a served call."""
     provenance = decision.result.provenance
     is_local = decision.target.kind == "local"
@@ -38,7 +38,7 @@ def route_of(session: Session, call: Call, decision: Decision) -> Route:
     )
 
 
-def finished(session: Session, call: Call, decision: Decision) -> Route:
+def finished(session: Session, call: PlannedCall, decision: Decision) -> Route:
     """The route of a served call; tells the observer and the log."""
     route, model = route_of(session, call, decision), call.request.spec.name
     report_attempts(session, model, route.attempts)
@@ -62,14 +62,16 @@ def report_attempts(session: Session, model: str, attempts: tuple[Attempt, ...])
             )
 
 
-def report_fallback(session: Session, call: Call, decision: Decision, from_target: str) -> None:
+def report_fallback(
+    session: Session, call: PlannedCall, decision: Decision, from_target: str
+) -> None:
     """Tell the observer and the log that the first choice did not serve."""
     model, to_target = call.request.spec.name, decision.target.name
     logger.info("%s served by %s instead of %s: %s", model, to_target, from_target, decision.reason)
     session.on_event(FellBack(model, from_target, to_target, decision.reason))
 
 
-def report_failure(session: Session, call: Call, error: HybridInferError) -> None:
+def report_failure(session: Session, call: PlannedCall, error: HybridInferError) -> None:
     """Tell the observer and the log that a call ended with an error."""
     model = call.request.spec.name
     report_attempts(session, model, error.attempts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from hybrid_infer.client.calls import Call, num_units
+from hybrid_infer.client.calls import PlannedCall, num_units
 from hybrid_infer.client.continuing import Continuing
 from hybrid_infer.client.reporting import finished
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
 
-def embeddings(session: Session, call: Call, decision: Decision) -> Embeddings:
+def embeddings(session: Session, call: PlannedCall, decision: Decision) -> Embeddings:
     """The result of ``embed``."""
     reply = cast("EmbedReply", decision.result)
     request = cast("EmbedRequest", call.request)
@@ -77,7 +77,7 @@ def _space(session: Session, request: EmbedRequest, dim: int) -> EmbeddingSpace:
     return EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim)
 
 
-def chat_completion(session: Session, call: Call, decision: Decision) -> ChatCompletion:
+def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> ChatCompletion:
     """The result of ``chat_completion``."""
     reply = cast("ChatReply", decision.result)
     if decision.target.kind == "local" and call.was_warm:
@@ -86,7 +86,7 @@ def chat_completion(session: Session, call: Call, decision: Decision) -> ChatCom
     return ChatCompletion(reply.id, reply.created, route.model, reply.choices, reply.usage, route)
 
 
-def chat_stream(session: Session, call: Call, decision: Decision) -> ChatStream:
+def chat_stream(session: Session, call: PlannedCall, decision: Decision) -> ChatStream:
     """The result of ``chat_completion(stream=True)``."""
     parts = cast("PartStream", decision.result)
     route = finished(session, call, decision)
@@ -94,7 +94,7 @@ def chat_stream(session: Session, call: Call, decision: Decision) -> ChatStream:
     return ChatStream(parts, route, continuing, owner=session)
 
 
-def async_chat_stream(session: Session, call: Call, decision: Decision) -> AsyncChatStream:
+def async_chat_stream(session: Session, call: PlannedCall, decision: Decision) -> AsyncChatStream:
     """The result of ``await chat_completion(stream=True)``."""
     parts = cast("AsyncPartStream", decision.result)
     route = finished(session, call, decision)

@@ -13,7 +13,7 @@ from hybrid_infer.errors import HybridInferError, StreamInterruptedError
 from hybrid_infer.routing.state import Decision
 
 if TYPE_CHECKING:
-    from hybrid_infer.client.calls import Call
+    from hybrid_infer.client.calls import PlannedCall
     from hybrid_infer.client.continuing import Continuing
 
 
@@ -55,7 +55,7 @@ class _StreamState:
             self.id, self.created, self.route.model, part.choices, part.usage, self.route
         )
 
-    def next_call(self, error: HybridInferError) -> Call:
+    def next_call(self, error: HybridInferError) -> PlannedCall:
         """The call that goes on where the stream broke.
 
         Raises:
@@ -66,7 +66,7 @@ class _StreamState:
             raise self.interrupted(error, call)
         return call
 
-    def taken_over(self, call: Call, decision: Decision, error: HybridInferError) -> None:
+    def taken_over(self, call: PlannedCall, decision: Decision, error: HybridInferError) -> None:
         """Somebody else serves the stream from here on."""
         self.route = self._continuing.route(call, decision, error)
 

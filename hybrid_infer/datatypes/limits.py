@@ -13,10 +13,8 @@ class RateLimitState:
         remaining: requests left until the reset.
         reset_seconds: time until the limit is whole again, from the reply on, 0 to 3600.
         limit: requests that a whole window allows.
-        window_seconds: length of a window.
     """
 
     remaining: int | None = None
     reset_seconds: float | None = None
     limit: int | None = None
-    window_seconds: float | None = None

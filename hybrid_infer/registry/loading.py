@@ -72,7 +72,6 @@ def load_registry(
         remotes=remotes,
         settings=merged_settings(packaged, user),
         profile=chosen,
-        tiny_asked_in_code=profile is not None,
         originals=originals,
     )
 

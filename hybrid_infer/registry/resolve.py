@@ -23,7 +23,6 @@ class Registry:
         remotes: in the order in which they are tried.
         settings: from ``settings:``, else the defaults.
         profile: ``"tiny"``, or None.
-        tiny_asked_in_code: whether the profile came from the constructor, not the environment.
         originals: under the tiny profile the real models behind the aliases, else the same as
             `models`.
     """
@@ -32,7 +31,6 @@ class Registry:
     remotes: tuple[RemoteSpec, ...]
     settings: Settings
     profile: Profile | None
-    tiny_asked_in_code: bool
     originals: tuple[ModelSpec, ...]
 
     def resolve(self, task: Task, model: str) -> ModelSpec:

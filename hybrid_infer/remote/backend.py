@@ -22,7 +22,7 @@ from hybrid_infer.remote.batches import Crew, gathered, halves, in_batches
 from hybrid_infer.remote.channel import Channel, OpenReply
 from hybrid_infer.remote.channel_aio import AsyncChannel, AsyncOpenReply
 from hybrid_infer.remote.completions import chat_reply, malformed
-from hybrid_infer.remote.dialects import SPEECHES, Embedded, unsupported_option
+from hybrid_infer.remote.dialects import SPEECHES, Embedded, refusal_of_option
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.keys import Secret
 from hybrid_infer.remote.parts import PartReader
@@ -149,13 +149,8 @@ class RemoteBackend:
         raise self._refusal(reply.body, await reply.read_notice(), request)
 
     def _posting(self, request: Request) -> Posting:
-        option = unsupported_option(self.remote, request)
-        if option is not None:
-            raise InvalidRequestError(
-                f"remote {self.remote.name!r} speaks the dialect {self.remote.dialect}, which "
-                f"cannot express {option}=False",
-                argument=option,
-            )
+        if (refusal := refusal_of_option(self.remote, request)) is not None:
+            raise refusal
         return self._speech.request(request, self._model_id(request.spec))
 
     def _tell_limits(self, body: ReplyBody) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hybrid_infer.datatypes.models import Dialect, RemoteSpec
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
-from hybrid_infer.errors import ModelNotAvailableError
+from hybrid_infer.errors import InvalidRequestError, ModelNotAvailableError
 from hybrid_infer.remote.postings import Posting, posting
 
 CHAT_PATH = "/v1/chat/completions"
@@ -51,15 +51,22 @@ class Speech:
     embeds_only_by_default: tuple[str, ...] = ()
 
 
-def unsupported_option(remote: RemoteSpec, request: Request) -> str | None:
-    """The first option of `request` that `remote` could only ignore, or None.
+def refusal_of_option(remote: RemoteSpec, request: Request) -> InvalidRequestError | None:
+    """Why `remote` cannot be asked: it could only ignore an option of `request`. None if it can.
 
     Ignoring it would answer in another embedding space, or hide that a text was cut.
     """
     if isinstance(request, ChatRequest):
         return None
     names = SPEECHES[remote.dialect].embeds_only_by_default
-    return next((name for name in names if not getattr(request, name)), None)
+    option = next((name for name in names if not getattr(request, name)), None)
+    if option is None:
+        return None
+    return InvalidRequestError(
+        f"remote {remote.name!r} speaks the dialect {remote.dialect}, which cannot express "
+        f"{option}=False",
+        argument=option,
+    )
 
 
 def hf_router_request(request: Request, model_id: str) -> Posting:

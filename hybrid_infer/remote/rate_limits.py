@@ -138,12 +138,11 @@ def _policy_of(item: Item, policies: list[Item]) -> dict[str, int]:
 
 
 def _policy_state(limit: dict[str, int], policy: dict[str, int]) -> RateLimitState:
-    reset, window = limit.get("t"), policy.get("w")
+    reset = limit.get("t")
     return RateLimitState(
         remaining=limit.get("r"),
         reset_seconds=None if reset is None else min(float(reset), MAX_WAIT_SECONDS),
         limit=policy.get("q"),
-        window_seconds=float(window) if window else None,
     )
 
 

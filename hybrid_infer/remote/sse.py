@@ -12,7 +12,6 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +22,11 @@ class ServerSentEvent:
         data: the ``data`` lines, joined by newlines.
         event: the event's type.
         id: the last identifier that the stream named.
-        retry_milliseconds: the last reconnection time that the stream named.
     """
 
     data: str
     event: str = "message"
     id: str = ""
-    retry_milliseconds: int | None = None
 
 
 class SseDecoder:
@@ -49,7 +46,6 @@ class SseDecoder:
         self._data: list[str] = []
         self._event = ""
         self._id = ""
-        self._retry: int | None = None
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that `chunk` completes.
@@ -105,8 +101,6 @@ class SseDecoder:
                 self._event = value
             case "id" if "\0" not in value:
                 self._id = value
-            case "retry" if _DIGITS.fullmatch(value):
-                self._retry = int(value)
         return None
 
     def _dispatch(self) -> ServerSentEvent | None:
@@ -114,4 +108,4 @@ class SseDecoder:
         self._data, self._event, self._event_bytes = [], "", 0
         if not data:
             return None
-        return ServerSentEvent("\n".join(data), event or "message", self._id, self._retry)
+        return ServerSentEvent("\n".join(data), event or "message", self._id)

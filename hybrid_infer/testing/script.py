@@ -39,12 +39,6 @@ class Script:
             self._left.clear()
             self._responder = None
 
-    @property
-    def steps_left(self) -> int:
-        """How many steps are not used up."""
-        with self._lock:
-            return len(self._left)
-
     def take(self, request: ReceivedRequest) -> Reply | Responder | None:
         """The reply of the first step that admits `request`, used once more; else the responder."""
         with self._lock:

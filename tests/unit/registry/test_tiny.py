@@ -83,10 +83,8 @@ def test_real_and_seeded_answers_never_mix(arguments):
 
 
 def test_asked_in_code_or_in_the_environment(tiny):
-    assert tiny.tiny_asked_in_code
     by_variable = load_registry(environ={"HYBRID_INFER_PROFILE": "tiny"})
     assert by_variable.profile == "tiny"
-    assert not by_variable.tiny_asked_in_code
     assert by_variable.models == tiny.models
 
 

@@ -20,7 +20,7 @@ from hybrid_infer.errors import (
     RemoteProtocolError,
     RemoteServerError,
 )
-from hybrid_infer.remote.dialects import SPEECHES, unsupported_option
+from hybrid_infer.remote.dialects import SPEECHES, refusal_of_option
 from hybrid_infer.remote.responses import Asked
 from hybrid_infer.remote.vectors import checked_vectors
 
@@ -196,10 +196,12 @@ def test_what_openai_s_api_has_no_word_for_is_never_left_out_silently(
     server = make_server()
     request = wire.embed_request("a", **{option: False})
     remotes = {dialect: RemoteSpec("box", dialect, server.url) for dialect in SPEECHES}
-    assert unsupported_option(remotes["openai"], request) == option
-    assert unsupported_option(remotes["hf-router"], request) is None
-    assert unsupported_option(remotes["tei"], request) is None
-    assert unsupported_option(remotes["openai"], wire.chat_request()) is None
+    refusal = refusal_of_option(remotes["openai"], request)
+    assert refusal is not None
+    assert refusal.argument == option
+    assert refusal_of_option(remotes["hf-router"], request) is None
+    assert refusal_of_option(remotes["tei"], request) is None
+    assert refusal_of_option(remotes["openai"], wire.chat_request()) is None
     with pytest.raises(InvalidRequestError, match="dialect openai") as caught:
         caller.call(make_backend(server.url, dialect="openai"), request, wire.deadline())
     assert caught.value.argument == option

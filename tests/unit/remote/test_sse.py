@@ -20,9 +20,9 @@ GOLDEN = (
 
 EVENTS = [
     ServerSentEvent("first"),
-    ServerSentEvent(' two spaces\n\n{"a": "é🌍"}', "update", "7", 250),
-    ServerSentEvent("nothing follows this one's line", "message", "7", 250),
-    ServerSentEvent("", "message", "7", 250),
+    ServerSentEvent(' two spaces\n\n{"a": "é🌍"}', "update", "7"),
+    ServerSentEvent("nothing follows this one's line", "message", "7"),
+    ServerSentEvent("", "message", "7"),
 ]
 
 
