@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import json
@@ -38,6 +40,7 @@ except ImportError:
 MARK_START, MARK_END = "<!-- embeddings: start -->", "<!-- embeddings: end -->"
 QUERY = "How do I reset my password?"
 CALLERS = 64
+SOAK_BATCH_TEXTS = 600  # more short texts than one batch holds
 FOLDERS = {"small": "all-MiniLM-L6-v2", "default": "all-mpnet-base-v2"}
 T5_LAYERS = 4  # of the 24 that sentence-t5-large has; all are alike
 
@@ -294,13 +297,27 @@ def resident_mb(*, peak: bool = False) -> float:
 
 
 def soak(peer: Any) -> dict[str, float]:
-    """Memory over 200,000 short texts; the slope is that of the second half."""
-    used = []
+    """Memory over 200,000 short texts: what every size of batch costs once, and the slope after.
+
+    What the allocator keeps free for itself is given back before each reading: it comes and goes by
+    tens of megabytes, so that a slope would say nothing.
+    """
+    started = in_use_mb()
+    for count in range(1, SOAK_BATCH_TEXTS, 2):  # a batch of every size that is to come
+        peer.embed([f"item {index} is here" for index in range(count)])
+    used = [in_use_mb()]
     for part in range(20):
         peer.embed([f"item {part * 10_000 + index} is here" for index in range(10_000)])
-        used.append(resident_mb())
-    slope = np.polyfit(np.arange(10) / 10, used[10:], 1)[0]
-    return {"slope": float(slope), "peak": resident_mb(peak=True)}
+        used.append(in_use_mb())
+    slope = np.polyfit(np.arange(len(used)) / 10, used, 1)[0]
+    return {"slope": float(slope), "sizes_mb": used[0] - started}
+
+
+def in_use_mb() -> float:
+    """Resident megabytes without what glibc's allocator holds free."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_mb()
 
 
 GIANTS = {
@@ -631,12 +648,13 @@ def memory(table: Table, folder: Path, texts: list[str]) -> None:
         f"{more:.0f} MB above {answer['loaded']:.0f} MB",
         good=more <= 300,  # noqa: PLR2004 - the target
     )
-    slope = peer.ask("soak")["slope"]
+    answer = peer.ask("soak")
     table.add(
         "small, growth over 200,000 short texts",
         "< 1 MB per 100,000",
-        f"{slope:.2f} MB per 100,000",
-        good=slope < 1,
+        f"{answer['slope']:.2f} MB per 100,000, once every size of batch has been met "
+        f"({answer['sizes_mb']:.0f} MB of compiled kernels)",
+        good=answer["slope"] < 1,
     )
     peer.stop()
 
