@@ -16,13 +16,13 @@ PROBE_LOOK_SECONDS = 1.0  # how soon a call looks again at a breaker whose probe
 def choose(call: Call) -> tuple[Candidate, float] | None:
     """The next candidate and how long to wait before it; None when nothing can serve any more."""
     context = call.context
-    if context.deadline.expired():
+    left = context.deadline.left()
+    if left <= 0.0:
         return None
     now = context.clock()
-    left = context.deadline.left()
     open_candidates = [c for c in call.candidates if not c.exhausted]
     _apply_gates(call, open_candidates, now)
-    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call)
+    local_ready_seconds = call.local_ready_seconds = _local_ready_seconds(call, left)
     best: tuple[tuple[float, bool, int], Candidate, float] | None = None
     for order, candidate in enumerate(open_candidates):
         if candidate.target.kind == "local":
@@ -80,7 +80,7 @@ def _closed_error(error: HybridInferError, seconds: float) -> HybridInferError:
     return closed
 
 
-def _local_ready_seconds(call: Call) -> float | None:
+def _local_ready_seconds(call: Call, left: float) -> float | None:
     """When the local copy could start on the request, or None if it cannot serve in time."""
     if call.local is None or call.local.exhausted:
         return None
@@ -89,16 +89,19 @@ def _local_ready_seconds(call: Call) -> float | None:
     call.has_looked = True
     if readiness.state is ReadinessState.ABSENT:
         return None
-    if readiness.seconds + call.context.local_seconds >= call.context.deadline.left():
+    if readiness.seconds + call.context.local_seconds >= left:
         return None
     return readiness.seconds
 
 
 def _weight_of_loading(call: Call, ready_seconds: float) -> float:
     """How late a local copy counts as being: its load time, but only next to a named wait."""
-    prefers_local = call.plan.targets[0].kind == "local"
-    has_named_wait = any(c.wait_is_named and not c.exhausted for c in call.candidates)
-    return ready_seconds if has_named_wait and not prefers_local else 0.0
+    if call.plan.targets[0].kind == "local":
+        return 0.0
+    for candidate in call.candidates:
+        if candidate.wait_is_named and not candidate.exhausted:
+            return ready_seconds
+    return 0.0
 
 
 def _last_resort(call: Call) -> tuple[Candidate, float] | None:

@@ -22,7 +22,9 @@ class LatencyWindow:
     def record(self, key: str, seconds: float) -> None:
         """Add one measurement."""
         with self._lock:
-            samples = self._samples.setdefault(key, deque(maxlen=WINDOW))
+            samples = self._samples.get(key)
+            if samples is None:
+                samples = self._samples[key] = deque(maxlen=WINDOW)
             samples.append(seconds)
             self._samples.move_to_end(key)
             if len(self._samples) > MAX_KEYS:
