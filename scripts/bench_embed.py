@@ -303,7 +303,7 @@ def soak(peer: Any) -> dict[str, float]:
     tens of megabytes, so that a slope would say nothing.
     """
     started = in_use_mb()
-    for count in range(1, SOAK_BATCH_TEXTS, 2):  # a batch of every size that is to come
+    for count in 2 * list(range(1, SOAK_BATCH_TEXTS, 2)):  # batches of every size that is to come
         peer.embed([f"item {index} is here" for index in range(count)])
     used = [in_use_mb()]
     for part in range(20):
