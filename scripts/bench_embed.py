@@ -12,7 +12,6 @@ import argparse
 import ast
 import contextlib
 import ctypes
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -31,13 +30,16 @@ ROOT = Path(__file__).resolve().parent.parent
 try:
     import numpy as np
 
-    import hybrid_infer
+    import hybrid_infer  # noqa: F401 - whether it is installed
 except ImportError:
     subprocess.run(["bash", "-c", "source scripts/_venv.sh"], check=True, cwd=ROOT)
     python = str(ROOT / ".venv" / "bin" / "python")
     os.execv(python, [python, *sys.argv])  # noqa: S606 - this script, in the environment just made
 
-MARK_START, MARK_END = "<!-- embeddings: start -->", "<!-- embeddings: end -->"
+sys.path.insert(0, str(Path(__file__).parent))
+from _report import Table, machine, weights_folder, write_section  # noqa: E402 - behind the above
+
+PACKAGES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
 QUERY = "How do I reset my password?"
 CALLERS = 64
 SOAK_BATCH_TEXTS = 600  # more short texts than one batch holds
@@ -410,24 +412,6 @@ class Peer:
 # Measuring -----------------------------------------------------------------------------------------
 
 
-class Table:
-    """The rows of the report."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str, str]] = []
-
-    def add(self, name: str, target: str, measured: str, *, good: bool | None = None) -> None:
-        """One row, printed at once."""
-        verdict = "" if good is None else "met" if good else "**missed**"
-        self.rows.append((name, target, measured, verdict))
-        print(f"{name}: {measured} ({target}) {verdict}", flush=True)
-
-    def markdown(self) -> str:
-        """All rows."""
-        lines = ["| what | target | measured | |", "| --- | --- | --- | --- |"]
-        return "\n".join(lines + [f"| {' | '.join(row)} |" for row in self.rows])
-
-
 def in_turn(peers: dict[str, Peer], repeats: int, do: str, **options: Any) -> dict[str, float]:
     """Median seconds of each peer; they alternate, so that noise hits them alike."""
     taken: dict[str, list[float]] = {name: [] for name in peers}
@@ -710,24 +694,6 @@ def seeded_t5(folder: Path) -> Path:
 # Reporting -----------------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """The machine, by what matters and nothing that names it."""
-    info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in lines.items()}
-    known = ("avx512f", "avx512_bf16", "amx_bf16")
-    flags = [flag for flag in known if flag in fields.get("flags", "").split()]
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
-    )
-    return (
-        f"{fields.get('model name', 'unknown CPU')}, {os.cpu_count()} cores ({', '.join(flags)}); "
-        f"Python {sys.version.split()[0]}, {versions}, hybrid_infer {hybrid_infer.__version__}. "
-        "Not measured on a GPU."
-    )
-
-
 def plot(rates: dict[str, dict[str, float]], calls: dict[str, float], file: Path) -> None:
     """Throughput of every peer, model by model."""
     import matplotlib as mpl
@@ -757,25 +723,6 @@ def plot(rates: dict[str, dict[str, float]], calls: dict[str, float], file: Path
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
-
-
-def write(report: str) -> None:
-    """Replace this script's section of docs/benchmarks.md."""
-    file = ROOT / "docs" / "benchmarks.md"
-    text = file.read_text(encoding="utf-8")
-    before, rest = text.split(MARK_START)
-    after = rest.split(MARK_END)[1]
-    file.write_text(f"{before}{MARK_START}\n{report}\n{MARK_END}{after}", encoding="utf-8")
-
-
-def weights_folder(given: str | None) -> Path:
-    """Where the real weights are; fetches them if nobody says."""
-    named = given or os.environ.get("HYBRID_INFER_TEST_WEIGHTS")
-    if named:
-        return Path(named)
-    fetch = [sys.executable, "scripts/fetch_weights.py", "--all"]
-    done = subprocess.run(fetch, check=True, capture_output=True, text=True, cwd=ROOT)
-    return Path(done.stdout.strip())
 
 
 def main() -> None:
@@ -817,10 +764,10 @@ def main() -> None:
         t5 = seeded_t5(Path(folder) / "t5")
         rates["large"] = bulk(table, "large (seeded)", t5, few, 3, {"bfloat16": (2.0, 0.999)})
     count = f"{len(texts)} texts ({len(few)} for `default` and `large`), {options.repeats} repeats."
-    report = f"{machine()} {count}\n\n{table.markdown()}"
+    report = f"{machine(PACKAGES)} {count}\n\n{table.markdown()}"
     print(report)
     if not options.dry:
-        write(report)
+        write_section("embeddings", report)
         plot(rates, calls, ROOT / "docs" / "benchmarks-embed.png")
 
 

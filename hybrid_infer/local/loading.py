@@ -80,12 +80,13 @@ def _chat_engine(
     provenance: Provenance,
     spec: ModelSpec,
 ) -> ChatEngine:
-    from hybrid_infer.local.generation.engine import ChatEngine
+    from hybrid_infer.local.generation.decoders import load_decoder
+    from hybrid_infer.local.generation.engine import ChatEngine, end_tokens
     from hybrid_infer.local.generation.prompting import Prompter
 
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
-    return ChatEngine(path, prompter, placement, provenance)
+    return ChatEngine(load_decoder(path, placement), prompter, end_tokens(path), provenance)
 
 
 def _compare_generation_defaults(path: Path, spec: ModelSpec) -> None:

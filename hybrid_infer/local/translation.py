@@ -60,3 +60,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     if type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def is_device_lost(error: HybridInferError) -> bool:
+    """Whether CUDA reported an error after which its context answers nothing any more."""
+    cause = error.__cause__
+    return type(cause).__name__ == "AcceleratorError" or "CUDA error" in str(cause)

@@ -1,6 +1,7 @@
 """A broken stream goes on locally: over real TCP, on the same weights, cut after every event."""
 
 import asyncio
+from unittest import mock
 
 import pytest
 
@@ -11,6 +12,9 @@ from hybrid_infer import (
     RemoteServerError,
     StreamInterruptedError,
 )
+from hybrid_infer.local.generation.job import ChatJob
+from hybrid_infer.local.generation.prompting import Prompter
+from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.testing import Event, FakeRemote, Match, Reply
 
 PROMPT = "Tell me about low latency."
@@ -56,15 +60,21 @@ def text_of(chunks):
 def greedy_tokens(client, model):
     """The tokens of the uninterrupted answer, and how the local copy reads a part of its text."""
     from hybrid_infer.client.requests import chat_request
-    from hybrid_infer.local.generation.healing import seam
 
+    tokens, take = [], ChatJob.take
+
+    def watched(job, token):
+        tokens.append(token)
+        return take(job, token)
+
+    with mock.patch.object(ChatJob, "take", watched):
+        client.chat_completion(PROMPT, model=model, max_tokens=16, temperature=0, route="local")
     session = client._session
     spec = session.registry.resolve("chat", model)
-    engine = session.local._load(spec).result()
+    prompter = Prompter(find_snapshot(spec), spec.context_length)
     request = chat_request(spec, PROMPT, session.settings, max_tokens=16, temperature=0.0)
-    prompt = engine._prompter.encode(request.messages)
-    tokens = list(engine._tokens(seam(engine._prompter, prompt, ""), 16, request))
-    return tokens, lambda text: engine._prompter.encode_answer(prompt, text)
+    prompt = prompter.encode(request.messages)
+    return tokens, lambda text: prompter.encode_answer(prompt, text)
 
 
 @pytest.mark.parametrize("model", ["default", "small"])
@@ -193,14 +203,11 @@ def test_a_copy_that_is_not_warm_in_time_is_an_interruption(fake):
 
 
 def test_a_local_copy_that_breaks_as_well_is_the_end(client, fake, monkeypatch):
-    from hybrid_infer.local.generation.engine import ChatEngine
-
-    def broken(_self, _job):
+    def broken(_self, *_arguments):
         raise RemoteServerError("no more")
-        yield
 
     fake.enqueue(Reply(events=[Event(content="The an"), Event(content="swer")], cut_after_events=2))
-    monkeypatch.setattr(ChatEngine, "parts", broken)
+    monkeypatch.setattr(ChatJob, "prepare", broken)
     with pytest.raises(StreamInterruptedError) as caught:
         streamed(client)
     assert caught.value.partial == "The answer"

@@ -11,7 +11,7 @@ from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.encoders import Encoder
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.lanes import set_own_threads
-from hybrid_infer.local.translation import local_errors
+from hybrid_infer.local.translation import is_device_lost, local_errors
 
 CLEAN_BATCHES_TO_GROW = 64
 
@@ -76,7 +76,7 @@ class BatchRunner:
                 self._shrink(part)
                 parts += self._isolate(part, error)
             except LocalEngineError as error:
-                if _is_device_lost(error):
+                if is_device_lost(error):
                     raise EngineClosedError(f"the device is lost: {error.message}") from error
                 parts += self._isolate(part, error)
             else:
@@ -129,12 +129,6 @@ def _halves(part: Batch) -> list[Batch]:
     """Two halves, to be tried from the end of the list."""
     middle = len(part) // 2
     return [part[middle:], part[:middle]]
-
-
-def _is_device_lost(error: LocalEngineError) -> bool:
-    """Whether CUDA reported an error after which its context answers nothing any more."""
-    cause = error.__cause__
-    return type(cause).__name__ == "AcceleratorError" or "CUDA error" in str(cause)
 
 
 def _release_cached_memory() -> None:

@@ -16,7 +16,7 @@ from hybrid_infer.local.embedding.admission import Admission, Claim
 from hybrid_infer.local.embedding.batching import Entry, Window
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.lanes import Lane, Runner
-from hybrid_infer.local.embedding.supervision import (
+from hybrid_infer.local.supervision import (
     STUCK_SECONDS,
     Crew,
     RestartLimit,

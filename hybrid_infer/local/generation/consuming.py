@@ -12,7 +12,8 @@ from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
-from hybrid_infer.local.generation.engine import ChatEngine, ChatJob, Emit, End
+from hybrid_infer.local.generation.engine import ChatEngine
+from hybrid_infer.local.generation.job import ChatJob, Emit, End
 from hybrid_infer.local.waiting import too_late
 
 

@@ -7,9 +7,6 @@ import sys
 
 import pytest
 
-from hybrid_infer.errors import EngineClosedError
-from hybrid_infer.local.worker import Worker
-
 SCRIPT = """
 import json, os, signal
 from hybrid_infer import HybridClient
@@ -60,13 +57,3 @@ def test_a_forked_child_is_told_so_and_a_client_of_its_own_works():
     assert kind == "EngineClosedError"
     assert "fork" in message
     assert said["after"] == [1, 384]
-
-
-def test_a_worker_inherited_by_a_fork_refuses_and_closes_at_once():
-    worker = Worker("test-worker", max_jobs=1)
-    worker._owner -= 1  # what a child of this process would see
-    with worker._wake:  # held by a thread that the child does not have
-        with pytest.raises(EngineClosedError, match="fork"):
-            worker.submit(None)
-        worker.close()
-    assert worker.is_closed

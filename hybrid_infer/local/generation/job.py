@@ -1,0 +1,168 @@
+"""One answer in the making: from a request to tokens, and from tokens to parts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from hybrid_infer.datatypes.chat import ChatDelta, ChatUsage, ChunkChoice
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.replies import ChatPart, Provenance
+from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.errors import HybridInferError
+from hybrid_infer.local.generation.healing import Healer, Seam, seam
+from hybrid_infer.local.generation.prompting import Prompter, room_left
+from hybrid_infer.local.generation.sampling import SamplingOptions, sample
+from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last thing a job emits: nothing follows, or `error` says what broke it."""
+
+    error: HybridInferError | None = None
+
+
+Emit = Callable[[ChatPart | End], None]
+
+
+class ChatJob:
+    """One request on its way through the decoding loop.
+
+    Args:
+        request: what to answer.
+        deadline: when it must be done; renewed by every token.
+        provenance: of the weights that answer.
+        emit: receives parts, then one `End`; called on the engine's threads.
+
+    Attributes:
+        tokens: what the decoder must read before the first new token.
+        max_new_tokens: new tokens at most.
+    """
+
+    def __init__(
+        self, request: ChatRequest, deadline: Deadline, provenance: Provenance, emit: Emit
+    ) -> None:
+        self.request, self.deadline, self.provenance = request, deadline, provenance
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.tokens: list[int] = []
+        self.max_new_tokens = 0
+        self._emit = emit
+        self._abandoned = Event()
+        self._has_ended = False
+        self._num_new = 0
+
+    def abandon(self) -> None:
+        """The caller has gone: computing stops within one step."""
+        self._abandoned.set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody waits for anything more."""
+        return self._has_ended or self._abandoned.is_set()
+
+    @property
+    def places(self) -> int:
+        """Tokens that it may hold in the end."""
+        return len(self.tokens) + self.max_new_tokens
+
+    def prepare(self, prompter: Prompter, ends: Collection[int], device: torch.device) -> None:
+        """Tokenise the prompt.
+
+        Raises:
+            HybridInferError: the template refuses it, or it does not fit.
+        """
+        request = self.request
+        start = seam(prompter, prompter.encode(request.messages), request.answer_so_far)
+        room = room_left(
+            len(start.prompt),
+            request.max_tokens,
+            prompter.context_length,
+            may_shrink=request.max_tokens_is_default,
+            name=request.spec.name,
+        )
+        self._start: Seam = start
+        self._ends = ends
+        self.tokens = start.prompt + start.kept
+        self.max_new_tokens = max(0, room - len(start.kept))
+        self._text = Detokenizer(prompter.decode, start.kept, request.answer_so_far)
+        self._stops = StopMatcher(request.stop, request.answer_so_far)
+        self._options = SamplingOptions(
+            1.0 if request.temperature is None else request.temperature,
+            request.top_p,
+            request.top_k,
+        )
+        self._generator = torch.Generator(device=device)
+        if request.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(request.seed)
+        self._healer = (
+            Healer(prompter.pieces, prompter.special_tokens, start.piece) if start.piece else None
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken, so that a batch can choose at once."""
+        return self._healer is None and self._options.temperature == 0.0
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token.
+
+        Args:
+            logits: float32 ``(vocabulary,)``.
+        """
+        if self._healer is None:
+            return sample(logits, self._options, self._generator)
+        token = sample(self._healer.masked(logits), self._options, self._generator)
+        self._healer.push(token)
+        return token
+
+    def begin(self) -> None:
+        """The answer begins."""
+        self._emit(_part(ChatDelta(role="assistant", content="")))
+
+    def take(self, token: int) -> bool:
+        """Add a token to the answer; whether it was the last one."""
+        self.deadline.renew()
+        self._num_new += 1
+        has_ended = token in self._ends
+        if not has_ended and (out := self._stops.push(self._text.push(token))):
+            self._emit(_part(ChatDelta(content=out)))
+        if has_ended or self._stops.has_stopped():
+            self.finish("stop")
+        elif self._num_new >= self.max_new_tokens:
+            self.finish("length")
+        return self._has_ended
+
+    def finish(self, finish_reason: str) -> None:
+        """Deliver what is held back, the reason and the usage."""
+        stops, start = self._stops, self._start
+        if not stops.has_stopped() and (rest := stops.push(self._text.flush()) + stops.flush()):
+            self._emit(_part(ChatDelta(content=rest)))
+        if stops.has_stopped():  # in what was held back
+            finish_reason = "stop"
+        self._emit(_part(ChatDelta(), finish_reason))
+        num_tokens = max(len(start.kept) + self._num_new, start.num_tokens)
+        self._emit(ChatPart((), ChatUsage(len(start.prompt), num_tokens)))
+        self._end(End())
+
+    def fail(self, error: HybridInferError) -> None:
+        """Deliver an error, unless all is delivered."""
+        if not self._has_ended:
+            self._end(End(error))
+
+    def _end(self, end: End) -> None:
+        self._has_ended = True
+        self._emit(end)
+
+
+def _part(delta: ChatDelta, finish_reason: str | None = None) -> ChatPart:
+    return ChatPart((ChunkChoice(0, delta, finish_reason),))
