@@ -48,12 +48,12 @@ class EmbedJob:
         self._provenance = provenance
         # Distinct texts, which of them each text of the request is, and how often each occurs.
         self._texts: list[str] = []
-        self._numbers: NDArray[np.intp] = np.zeros(0, np.intp)
-        self._counts: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._numbers: list[int] = []
+        self._counts: list[int] = []
         self._slices: Iterator[list[int]] | None = None
         self._next: list[int] = []
         self._tokens: dict[int, NDArray[np.int32]] = {}
-        self._is_cut: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._is_cut: list[bool] = []
         self._prompt_tokens = 0
         self._lock = threading.Lock()  # several lanes put rows
         self._left = 0
@@ -80,24 +80,24 @@ class EmbedJob:
                 raise self._too_long(index, tokenizer)
             self._tokens[index] = np.array(ids, np.int32)
             self._is_cut[index] = is_cut
-            self._prompt_tokens += len(ids) * int(self._counts[index])
+            self._prompt_tokens += len(ids) * self._counts[index]
             lengths.append((index, len(ids)))
         return lengths
 
     def _split(self) -> None:
         numbers: dict[str, int] = {}
-        self._numbers = np.array(
-            [numbers.setdefault(text, len(numbers)) for text in self.request.texts], np.intp
-        )
+        self._numbers = [numbers.setdefault(text, len(numbers)) for text in self.request.texts]
         self._texts = list(numbers)
         self._left = len(self._texts)
-        self._counts = np.bincount(self._numbers)
-        self._is_cut = np.zeros(self._left, np.bool_)
+        self._counts = [0] * self._left
+        for number in self._numbers:
+            self._counts[number] += 1
+        self._is_cut = [False] * self._left
         self._slices = _slices(self._texts)
         self._next = next(self._slices)
 
     def _too_long(self, index: int, tokenizer: TextTokenizer) -> ContextLengthError:
-        argument = f"texts[{int(np.argmax(self._numbers == index))}]"
+        argument = f"texts[{self._numbers.index(index)}]"
         return ContextLengthError(
             f"{argument} has more than the {tokenizer.max_seq_length} tokens of "
             f"{self.request.spec.name}; pass truncate=True to cut it",
@@ -128,11 +128,11 @@ class EmbedJob:
         self._finish(self._vectors)
 
     def _finish(self, vectors: NDArray[np.float32]) -> None:
-        is_cut = self._is_cut
         if len(self._texts) < self.num_texts:
-            vectors, is_cut = vectors[self._numbers], is_cut[self._numbers]
-        is_cut[list(self.request.cut_texts)] = True
-        reply = EmbedReply(vectors, self._prompt_tokens, int(is_cut.sum()), self._provenance)
+            vectors = vectors[self._numbers]
+        cut = {index for index, number in enumerate(self._numbers) if self._is_cut[number]}
+        num_cut = len(cut.union(self.request.cut_texts))
+        reply = EmbedReply(vectors, self._prompt_tokens, num_cut, self._provenance)
         with suppress(InvalidStateError):  # the caller left in this very moment
             self.future.set_result(reply)
 

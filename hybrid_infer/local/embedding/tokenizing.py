@@ -9,6 +9,10 @@ from pathlib import Path
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.reading import read_optional
 
+# Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
+# thread of the tokenizer's own pool.
+ALONE_CHARACTERS = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
@@ -54,8 +58,10 @@ class TextTokenizer:
         """Tokenise `texts`, in order."""
         if self._prompt:
             texts = [self._prompt + text for text in texts]
-        # Also for a single text: `encode` would keep the interpreter's lock.
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
+            encodings = [self._tokenizer.encode(texts[0])]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
             [encoding.ids for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],

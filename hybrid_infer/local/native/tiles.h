@@ -38,6 +38,11 @@ static inline void configure_tiles(void)
     _tile_loadconfig(&config);
 }
 
+static inline int64_t round_up(int64_t number, int64_t step)
+{
+    return (number + step - 1) / step * step;
+}
+
 static inline __m512 widen(__m256i values)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
@@ -152,13 +157,15 @@ static inline void fetch_step(struct ahead *ahead)
         _mm_prefetch(ahead->at, _MM_HINT_T1);
 }
 
-/* The part that falls to the block of `row`, so that all blocks together fetch the whole panel. */
-static inline struct ahead next_panel(const bf16 *panel, int64_t num_inputs, int64_t row, int64_t num_rows)
+/* The part number `number` of a panel that follows `panel`: 32 rows by `steps` steps fetch it, all blocks of rows
+ * together fetch all of it. */
+static inline struct ahead fetch_next(const bf16 *panel, int64_t num_inputs, int64_t number, int64_t num_rows,
+                                      int64_t steps)
 {
-    const int64_t blocks = (num_rows + 2 * TILE - 1) / (2 * TILE), number = row / (2 * TILE);
+    const int64_t blocks = (num_rows + 2 * TILE - 1) / (2 * TILE);
     const int64_t lines_per_step = (PANEL + blocks - 1) / blocks;
     const char *next = (const char *)(panel + PANEL * num_inputs);
-    return (struct ahead){next + number * lines_per_step * (num_inputs / STEP) * 64, lines_per_step};
+    return (struct ahead){next + number * lines_per_step * steps * 64, lines_per_step};
 }
 
 #endif

@@ -24,6 +24,8 @@ HEAD_SIZES = (32, 64)
 # Rows that go through all layers together, and the columns that are computed of them at a time: what
 # lies between two products is to stay in the second level of a core's cache.
 BLOCK_ROWS, GROUP_COLUMNS, CHUNK_COLUMNS = 256, 128, 384
+# Fewer rows for each core take longer to share than to compute: reading the weights is what takes time.
+LEAST_ROWS_PER_THREAD = 64
 
 
 def supports(weights: Weights, config: dict[str, Any]) -> bool:
@@ -130,7 +132,8 @@ class NativeStack:
 
     def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
         """See `postnorm.Stack`."""
-        threads = torch.get_num_threads()
+        shares = max(1, packed.num_tokens // LEAST_ROWS_PER_THREAD)
+        threads = min(torch.get_num_threads(), shares)
         block_rows = BLOCK_ROWS * threads
         out = torch.empty((packed.num_tokens, self._width), dtype=torch.bfloat16)
         lengths = torch.tensor(packed.lengths)
