@@ -71,6 +71,7 @@ class Nobody:
     """No target can go on with a broken stream."""
 
     attempts = ()
+    num_answers = 1
 
     def next_call(self, _error, _text, *, has_tools):
         assert not has_tools

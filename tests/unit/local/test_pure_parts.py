@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
+from hybrid_infer.local.generation.options import GenerationOptions
 from hybrid_infer.local.generation.prompting import room_left
-from hybrid_infer.local.generation.sampling import SamplingOptions, sample
+from hybrid_infer.local.generation.sampling import sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
 from hybrid_infer.local.hardware import Hardware
 from hybrid_infer.local.placement import place
@@ -42,17 +43,17 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers():
 def test_greedy_takes_the_largest():
     generator = torch.Generator()
     logits = torch.tensor([0.1, 3.0, 2.9])
-    assert sample(logits, SamplingOptions(temperature=0.0), generator) == 1
+    assert sample(logits, GenerationOptions(1, temperature=0.0), generator) == 1
 
 
 @pytest.mark.parametrize(
     ("options", "allowed"),
     [
-        (SamplingOptions(1.0, top_k=2), {1, 2}),
-        (SamplingOptions(1.0, top_p=0.5), {1}),
-        (SamplingOptions(1.0, top_p=0.99), {0, 1, 2, 3}),
-        (SamplingOptions(1.0, top_p=1e-9), {1}),
-        (SamplingOptions(1.0, top_k=1, top_p=0.1), {1}),
+        (GenerationOptions(1, top_k=2), {1, 2}),
+        (GenerationOptions(1, top_p=0.5), {1}),
+        (GenerationOptions(1, top_p=0.99), {0, 1, 2, 3}),
+        (GenerationOptions(1, top_p=1e-9), {1}),
+        (GenerationOptions(1, top_k=1, top_p=0.1), {1}),
     ],
 )
 def test_what_is_filtered_is_never_drawn(options, allowed):
@@ -69,7 +70,7 @@ def test_a_seed_reproduces_and_the_global_generator_stays_untouched():
 
     def draws():
         generator = torch.Generator().manual_seed(11)
-        return [sample(logits, SamplingOptions(), generator) for _ in range(20)]
+        return [sample(logits, GenerationOptions(1), generator) for _ in range(20)]
 
     assert draws() == draws()
     assert torch.equal(state, torch.get_rng_state())

@@ -49,6 +49,9 @@ class FakePrompter:
     def decode(self, ids):
         return "".join(map(chr, ids))
 
+    def spell(self, token):
+        return chr(token).encode()
+
 
 class FakeDecoder:
     """After each token comes the next of the alphabet; z ends. It keeps what it was told, by row."""

@@ -1,0 +1,106 @@
+"""One answer's way from logits to tokens: what adjusts them, the draw, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hybrid_infer.local.generation.constraining import Constraint
+from hybrid_infer.local.generation.grammars import grammar_of
+from hybrid_infer.local.generation.healing import Healer, Seam
+from hybrid_infer.local.generation.logprobs import Entry, logprob_entry
+from hybrid_infer.local.generation.options import GenerationOptions
+from hybrid_infer.local.generation.penalties import Penalties
+from hybrid_infer.local.generation.prompting import Prompter
+from hybrid_infer.local.generation.sampling import sample
+
+
+class Step(Protocol):
+    """Something between logits and choice."""
+
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """New logits, ``(vocabulary,)``."""
+        ...
+
+    def push(self, token: int) -> None:
+        """`token` has been chosen."""
+        ...
+
+
+class Chooser:
+    """Chooses the tokens of one answer.
+
+    Args:
+        options: how.
+        prompter: the model's tokenizer.
+        start: where the answer starts.
+        ends: the tokens that end an answer.
+        device: of the logits.
+
+    Attributes:
+        entry: what ``logprobs`` tells of the newest token; None unless it was asked for.
+
+    Raises:
+        InvalidRequestError: the grammar of ``response_format`` is too large.
+    """
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        prompter: Prompter,
+        start: Seam,
+        ends: Collection[int],
+        device: torch.device,
+    ) -> None:
+        self._options = options
+        self._spell = prompter.spell
+        self.entry: Entry | None = None
+        self._steps: list[Step] = []
+        if Penalties.are_asked(options):
+            most = options.max_tokens
+            self._steps.append(Penalties(options, start.prompt, start.kept, most, device))
+        if start.piece:
+            self._steps.append(Healer(prompter.pieces, prompter.special_tokens, start.piece))
+        self._constraint: Constraint | None = None
+        if options.response_format is not None:
+            vocabulary = prompter.grammar_vocabulary(ends)
+            self._constraint = Constraint(vocabulary, grammar_of(options.response_format))
+            self._steps.append(self._constraint)
+        # MPS has no float64, which a fair draw from a large vocabulary needs.
+        self._generator = torch.Generator("cpu" if device.type == "mps" else device)
+        if options.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(options.seed)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken, so that a batch can choose at once."""
+        return self._options.is_greedy and not self._steps and not self._options.logprobs
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a grammar allows nothing more."""
+        return self._constraint is not None and self._constraint.is_complete
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token.
+
+        Args:
+            logits: float32 ``(vocabulary,)``.
+
+        Raises:
+            LocalEngineError: a grammar has become too costly.
+        """
+        adjusted = logits
+        for step in self._steps:
+            adjusted = step.adjusted(adjusted)
+        token = sample(adjusted, self._options, self._generator)
+        for step in self._steps:
+            step.push(token)
+        if self._options.logprobs:
+            self.entry = logprob_entry(logits, token, self._options.top_logprobs, self._spell)
+        return token
