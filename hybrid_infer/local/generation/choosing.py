@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,12 +70,7 @@ class Chooser:
             vocabulary = prompter.grammar_vocabulary(ends)
             self._constraint = Constraint(vocabulary, grammar_of(options.response_format))
             self._steps.append(self._constraint)
-        # MPS has no float64, which a fair draw from a large vocabulary needs.
-        self._generator = torch.Generator("cpu" if device.type == "mps" else device)
-        if options.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(options.seed)
+        self._generator = np.random.default_rng(options.seed)
 
     @property
     def is_greedy(self) -> bool:
@@ -98,9 +94,10 @@ class Chooser:
         adjusted = logits
         for step in self._steps:
             adjusted = step.adjusted(adjusted)
-        token = sample(adjusted, self._options, self._generator)
+        token = sample(adjusted.cpu().numpy(), self._options, self._generator)
         for step in self._steps:
             step.push(token)
         if self._options.logprobs:
-            self.entry = logprob_entry(logits, token, self._options.top_logprobs, self._spell)
+            num_tops = self._options.top_logprobs
+            self.entry = logprob_entry(logits.cpu().numpy(), token, num_tops, self._spell)
         return token

@@ -6,31 +6,40 @@ the model's own, before penalties, grammar, temperature and truncation, as OpenA
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 Entry = dict[str, Any]
 
 
 def logprob_entry(
-    logits: Tensor, token: int, top_logprobs: int, spell: Callable[[int], bytes]
+    logits: NDArray[np.float32], token: int, top_logprobs: int, spell: Callable[[int], bytes]
 ) -> Entry:
     """One item of ``logprobs.content``.
 
     Args:
-        logits: the model's, ``(vocabulary,)``.
+        logits: the model's, float32 ``(vocabulary,)``.
         token: the one that was chosen.
         top_logprobs: how many of the likeliest tokens to tell.
         spell: the bytes of a token.
     """
-    mass = logits.logsumexp(-1)
-    entry = _entry(token, float(logits[token] - mass), spell)
-    values, likeliest = logits.topk(top_logprobs) if top_logprobs else (logits[:0], logits[:0])
-    tops = zip(likeliest.tolist(), (values - mass).tolist(), strict=True)
-    return {**entry, "top_logprobs": [_entry(int(t), value, spell) for t, value in tops]}
+    most = float(logits.max())
+    mass = most + math.log(np.exp(logits - most).sum(dtype=np.float64))
+    tops = [] if top_logprobs == 0 else _likeliest(logits, top_logprobs)
+    entry, *entries = [_entry(t, float(logits[t]) - mass, spell) for t in (token, *tops)]
+    return {**entry, "top_logprobs": entries}
+
+
+def _likeliest(logits: NDArray[np.float32], count: int) -> list[int]:
+    place = max(0, logits.size - count)
+    tops = np.argpartition(logits, place)[place:]
+    likeliest: list[int] = tops[np.argsort(-logits[tops])].tolist()
+    return likeliest
 
 
 def _entry(token: int, logprob: float, spell: Callable[[int], bytes]) -> Entry:

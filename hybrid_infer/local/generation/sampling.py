@@ -1,23 +1,28 @@
-"""From a row of logits to a token. Pure: randomness is an argument, the global generator untouched.
+"""From a row of logits to a token. Pure: randomness is an argument, no global generator is touched.
 
-A vocabulary has 32,000 to 128,000 tokens, and sorting them takes milliseconds on a CPU. What top-k,
-top-p and min-p keep is a beginning of the sorted row, nearly always a short one: so only the tokens
-above a cut are sorted, once it is certain that what is kept lies above it.
+It is computed by numpy on a CPU, whatever computed the logits: there its sorts are twenty times as
+fast as torch's, and a seed means the same on every device. A vocabulary has 32,000 to 128,000
+tokens; only those that may be kept are sorted.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from hybrid_infer.local.generation.options import GenerationOptions
 
-CUTS = (1e-2, 1e-4, 1e-6)  # as fractions of the likeliest token's probability
+Scores = NDArray[np.float32]
+Tokens = NDArray[np.intp]
+
+BLOCK = 256
+CUTS = (1e-2, 1e-4)  # as fractions of the likeliest token's probability
 CERTAIN = 1.0 + 1e-9  # a mass above its target by this much is above it whatever rounding did
 
 
-def sample(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
+def sample(logits: Scores, options: GenerationOptions, generator: np.random.Generator) -> int:
     """Choose a token.
 
     Temperature first, then top-k, top-p and min-p, the order of transformers. Tokens that tie with
@@ -26,75 +31,73 @@ def sample(logits: Tensor, options: GenerationOptions, generator: torch.Generato
     Args:
         logits: float32 ``(vocabulary,)``; -inf rules a token out.
         options: how to choose.
-        generator: the request's own source of randomness; the choice is computed on its device.
+        generator: the request's own source of randomness.
     """
     if options.is_greedy:
         return int(logits.argmax())
-    logits = logits.to(generator.device)
-    # Relative to the likeliest token, whose weight is 1.
-    weights = logits.sub(logits.max()).div_(options.temperature).exp_()
-    if options.top_k is None and options.top_p >= 1.0 and options.min_p <= 0.0:
-        return _drawn(weights, generator)
-    tokens = _candidates(weights, options)
-    ordered, order = weights[tokens].sort(descending=True)
-    count = _num_kept(ordered, weights, options)
-    return int(tokens[order[_drawn(ordered[:count], generator)]])
-
-
-def _drawn(weights: Tensor, generator: torch.Generator) -> int:
-    """An index, drawn in proportion to its weight: the inverse of the cumulated weights."""
-    mass = weights.cumsum(-1, dtype=torch.float64)
-    point = torch.rand(1, generator=generator, device=mass.device, dtype=torch.float64) * mass[-1]
-    return min(int(torch.searchsorted(mass, point, right=True)), weights.numel() - 1)
-
-
-def _candidates(weights: Tensor, options: GenerationOptions) -> Tensor:
-    """Tokens among which are all those that will be kept."""
-    for cut in CUTS:
-        tokens = _at_least(weights, cut)
-        if _are_enough(tokens, cut, weights, options):
-            return tokens
-    if options.top_k is not None and options.top_k < weights.numel():
-        return _at_least(weights, float(weights.topk(options.top_k).values[-1]))
-    return torch.arange(weights.numel(), device=weights.device)
-
-
-def _are_enough(tokens: Tensor, cut: float, weights: Tensor, options: GenerationOptions) -> bool:
-    has_all_of_min_p = options.min_p >= cut
-    if options.top_k is not None:  # top-p's target is a share of the mass that top-k keeps
-        has_all_of_top_k = tokens.numel() >= options.top_k
-        return has_all_of_top_k or (has_all_of_min_p and options.top_p >= 1.0)
-    if has_all_of_min_p or options.top_p >= 1.0:
-        return has_all_of_min_p
-    total = weights.sum(dtype=torch.float64)
-    return bool(weights[tokens].sum(dtype=torch.float64) > total * (options.top_p * CERTAIN))
-
-
-def _at_least(weights: Tensor, cut: float) -> Tensor:
-    """The tokens of at least that weight, in their order."""
-    above = weights >= cut
-    if above.is_cpu:  # numpy finds few among many four times as fast
-        return torch.from_numpy(np.flatnonzero(above.numpy()))
-    return above.nonzero().squeeze(-1)
-
-
-def _num_kept(ordered: Tensor, weights: Tensor, options: GenerationOptions) -> int:
-    """How many of the candidates are kept.
-
-    Args:
-        ordered: the candidates' weights, largest first.
-        weights: all tokens' weights.
-        options: how to choose.
-    """
-    count = ordered.numel()
-    if options.top_k is not None and options.top_k < count:
-        count = int((ordered >= ordered[options.top_k - 1]).sum())
+    scores = logits - logits.max()  # 0 for the likeliest token
+    scores /= options.temperature
+    tokens: Tokens | None = None  # those that are kept; None: all
+    if options.top_k is not None and options.top_k < scores.size:
+        tokens = _top_k(scores, options.top_k)
     if options.top_p < 1.0:
-        whole = weights if options.top_k is None else ordered[:count]
-        mass = ordered[:count].cumsum(-1, dtype=torch.float64)
-        # A token stays while the mass before it is below the target, so one always does.
-        target = whole.sum(dtype=torch.float64) * options.top_p
-        count = min(count, 1 + int((mass[:-1] < target).sum()))
+        tokens = _top_p(scores, tokens, options.top_p)
     if options.min_p > 0.0:
-        count = min(count, max(1, int((ordered >= options.min_p).sum())))
-    return count
+        least = math.log(options.min_p)
+        tokens = (
+            np.flatnonzero(scores >= least) if tokens is None else tokens[scores[tokens] >= least]
+        )
+    if tokens is None:
+        return _drawn(np.exp(scores, out=scores), generator)
+    return int(tokens[_drawn(np.exp(scores[tokens]), generator)])
+
+
+def _top_k(scores: Scores, count: int) -> Tokens:
+    place = scores.size - count
+    return np.flatnonzero(scores >= np.partition(scores, place)[place])
+
+
+def _top_p(scores: Scores, tokens: Tokens | None, share: float) -> Tokens:
+    """The fewest tokens that together have `share` of the mass of `tokens`; of equals, the first."""
+    weights = np.exp(scores if tokens is None else scores[tokens])
+    target = weights.sum(dtype=np.float64) * share
+    ordered = np.sort(_largest(weights, target))[::-1]
+    # A token stays while the mass before it is below the target, so one always does.
+    mass = ordered[:-1].cumsum(dtype=np.float64)
+    count = 1 + int(np.searchsorted(mass, target))
+    least = ordered[count - 1]
+    kept = np.flatnonzero(weights >= least)
+    if kept.size > count:
+        equals = np.flatnonzero(weights[kept] == least)
+        kept = np.delete(kept, equals[count - kept.size :])
+    return kept if tokens is None else tokens[kept]
+
+
+def _largest(weights: Scores, target: float) -> Scores:
+    """The largest weights, as many as surely reach `target` together."""
+    for cut in CUTS:
+        largest = weights[np.flatnonzero(weights >= cut)]
+        if largest.sum(dtype=np.float64) > target * CERTAIN:
+            return largest
+    return weights
+
+
+def _drawn(weights: Scores, generator: np.random.Generator) -> int:
+    """An index, drawn in proportion to its weight: the inverse of the cumulated weights.
+
+    Many weights are cumulated in two steps, blocks first: only one block is looked into.
+    """
+    whole = weights.size // BLOCK * BLOCK
+    blocks = weights[:whole].reshape(-1, BLOCK).sum(-1, dtype=np.float64)
+    mass = np.append(blocks, weights[whole:].sum(dtype=np.float64)).cumsum()
+    point = generator.random() * mass[-1]
+    block = _place(mass, point)
+    before = mass[block - 1] if block else 0.0
+    inside = weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
+    return block * BLOCK + _place(inside, point - before)
+
+
+def _place(mass: NDArray[np.float64], point: float) -> int:
+    """Whose share of the cumulated `mass` holds `point`; never one without a share."""
+    inside = min(max(point, 0.0), math.nextafter(mass[-1], 0.0))
+    return int(np.searchsorted(mass, inside, side="right"))
