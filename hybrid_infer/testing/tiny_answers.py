@@ -73,11 +73,9 @@ class TinyAnswers:
             passthrough={k: v for k, v in body.items() if k not in known},
         )
         refused = backend.unsupported(request)
-        if refused is not None:
-            raise refused.error
-        for option in _UNTOLD:
-            if option in request.passthrough:
-                raise InvalidRequestError(f"{option} is not told here", argument=option)
+        option = refused.detail if refused else next(filter(request.passthrough.get, _UNTOLD), None)
+        if option is not None:
+            raise InvalidRequestError(f"{option} is not supported by this model", argument=option)
         finish_reason, prompt_tokens, completion_tokens = "stop", 0, 0
         with closing(backend.stream(request, Deadline(PATIENCE_SECONDS, renewable=True))) as parts:
             for part in parts:
