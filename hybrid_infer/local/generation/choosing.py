@@ -58,6 +58,8 @@ class Chooser:
     ) -> None:
         self._options = options
         self._spell = prompter.spell
+        if options.logprobs:
+            prompter.spell(0)  # the vocabulary is read here, not on the thread that decodes
         self.entry: Entry | None = None
         self._steps: list[Step] = []
         if Penalties.are_asked(options):

@@ -156,9 +156,11 @@ class ChatJob:
         last, rest = "", ""
         if not stops.has_stopped():
             last = self._text.flush()
-            rest = stops.push(last) + stops.flush()
+            rest = stops.push(last)
         if stops.has_stopped():  # in what was held back
             finish_reason = "stop"
+        else:
+            rest += stops.flush()
         entries: list[Entry] = []
         if self._entries is not None:
             self._entries.spelled(last)

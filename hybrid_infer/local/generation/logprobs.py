@@ -37,8 +37,8 @@ def logprob_entry(
 
 def _likeliest(logits: NDArray[np.float32], count: int) -> list[int]:
     place = max(0, logits.size - count)
-    tops = np.argpartition(logits, place)[place:]
-    likeliest: list[int] = tops[np.argsort(-logits[tops])].tolist()
+    tops = np.flatnonzero(logits >= np.partition(logits, place)[place])
+    likeliest: list[int] = tops[np.argsort(-logits[tops], kind="stable")][:count].tolist()
     return likeliest
 
 
