@@ -9,6 +9,7 @@ import torch
 
 from hybrid_infer import (
     AsyncHybridClient,
+    ChatTimings,
     ContextLengthError,
     HybridClient,
     InvalidRequestError,
@@ -232,6 +233,20 @@ def test_the_answers_timings(ask):
     assert timings.first_token_seconds > 0
     assert timings.seconds_per_token > 0
     assert ask(max_tokens=1).timings.seconds_per_token is None
+
+
+def test_a_remotes_stream_is_timed_and_its_whole_answer_cannot_be():
+    with (
+        FakeRemote(answers="echo") as fake,
+        HybridClient(profile="tiny", base_url=fake.url) as made,
+    ):
+        assert made.chat_completion("one two three").timings == ChatTimings(None, None)
+        with made.chat_completion("one two three", stream=True) as stream:
+            assert stream.timings == ChatTimings(None, None)
+            list(stream)
+    assert stream.route.backend == "remote"
+    assert stream.timings.first_token_seconds > 0
+    assert stream.timings.seconds_per_token >= 0
 
 
 def test_every_option_of_the_table_has_its_test():
