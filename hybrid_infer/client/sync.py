@@ -205,9 +205,8 @@ class HybridClient:
             route: ``"local"``, ``"remote"`` or a remote's name; None leaves it to the policy.
             deadline: seconds for this call; None: the client's.
             **extra: further options, passed to remotes as they are; a target that does not know
-                one does not serve the call. The local copy knows ``frequency_penalty``,
-                ``presence_penalty``, ``repetition_penalty``, ``min_p``, ``logprobs``,
-                ``top_logprobs`` and ``n``.
+                one does not serve the call. Local ones know ``frequency_``, ``presence_`` and
+                ``repetition_penalty``, ``min_p``, ``logprobs``, ``top_logprobs`` and ``n``.
 
         Raises:
             InvalidRequestError: an argument is wrong; it names the argument and index.
