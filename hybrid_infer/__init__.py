@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from hybrid_infer.datatypes.route import (
         Route as Route,
     )
+    from hybrid_infer.datatypes.timings import (
+        ChatTimings as ChatTimings,
+    )
     from hybrid_infer.errors import (
         AllTargetsFailedError as AllTargetsFailedError,
     )
@@ -161,6 +164,7 @@ _EXPORTS = {
     "ChatChunk": "hybrid_infer.datatypes.chat",
     "ChatCompletion": "hybrid_infer.datatypes.chat",
     "ChatStream": "hybrid_infer.client.streams",
+    "ChatTimings": "hybrid_infer.datatypes.timings",
     "ChatUsage": "hybrid_infer.datatypes.chat",
     "ConfigError": "hybrid_infer.errors",
     "ContextLengthError": "hybrid_infer.errors",

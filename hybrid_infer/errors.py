@@ -94,7 +94,22 @@ class InvalidRequestError(HybridInferError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The text or prompt, plus the tokens asked for, does not fit the model's context window."""
+    """The text or prompt, plus the tokens asked for, does not fit the model's context window.
+
+    Attributes:
+        num_tokens: what the window would have to hold at least; None if it was not counted.
+    """
+
+    def __init__(
+        self, message: str, *, argument: str | None = None, num_tokens: int | None = None
+    ) -> None:
+        super().__init__(message, argument=argument)
+        self.num_tokens = num_tokens
+
+    def suggest(self, name: str, context_length: int) -> None:
+        """Add to the message that the window of another model would hold it."""
+        self.message = f"{self.message}; {name} has a window of {context_length}"
+        self.args = (self.message,)
 
 
 class AuthenticationError(HybridInferError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_infer.client.drive import Dispatch
-from hybrid_infer.datatypes.requests import EmbedRequest, Request
+from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.routing.flow import Flow
 from hybrid_infer.routing.policy import Plan
 
@@ -27,3 +27,9 @@ class PlannedCall:
 def num_units(request: EmbedRequest) -> int:
     """How many times the unit that latencies are measured in: 32 texts."""
     return max(1, -(-len(request.texts) // TEXTS_PER_UNIT))
+
+
+def num_answers(request: ChatRequest) -> int:
+    """How many answers a call wants."""
+    wanted: int = request.passthrough.get("n", 1)
+    return wanted

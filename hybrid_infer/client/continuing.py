@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from hybrid_infer.client.calls import PlannedCall
+from hybrid_infer.client.calls import PlannedCall, num_answers
 from hybrid_infer.client.planning import call_of
 from hybrid_infer.client.reporting import report_attempts, report_fallback, route_of
 from hybrid_infer.datatypes.requests import ChatRequest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
 MOST_CONTINUATIONS = 2  # one start over, and one continuation
+NEED_WHOLE = ("n", "response_format", "logprobs")  # two halves do not make what these ask for
 
 
 @dataclass(slots=True)
@@ -64,7 +65,10 @@ class Continuing:
         if self._num_continuations >= MOST_CONTINUATIONS:
             return "it has broken before"
         self._num_continuations += 1
-        broken = BrokenStream(served_by, bool(text), has_tools, request.continues)
+        whole = next((option for option in NEED_WHOLE if option in request.passthrough), None)
+        # Of several answers, others than the first, whose text this is, may have begun.
+        has_text = bool(text) or num_answers(request) > 1
+        broken = BrokenStream(served_by, has_text, has_tools, request.continues, whole)
         local = session.local.readiness(request.spec, may_download=False)
         plan = continuation_plan(self.call.plan, broken, local)
         if isinstance(plan, str):
@@ -76,6 +80,11 @@ class Continuing:
             self.call.dispatch.deadline,
             may_download=False,
         )
+
+    @property
+    def num_answers(self) -> int:
+        """How many answers the stream has."""
+        return num_answers(cast("ChatRequest", self.call.request))
 
     def end(self) -> None:
         """The present stream has ended; any number of times."""

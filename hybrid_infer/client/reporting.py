@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hybrid_infer.client.calls import PlannedCall
+from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Attempt, Reason, Route
-from hybrid_infer.errors import HybridInferError
+from hybrid_infer.errors import ContextLengthError, HybridInferError
 from hybrid_infer.events import AttemptFinished, CallFailed, CallFinished, FellBack
 from hybrid_infer.routing.state import Decision
 
@@ -17,6 +19,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hybrid_infer")
 
 _LOUD = (Reason.AUTHENTICATION, Reason.QUOTA_EXCEEDED)
+
+
+def suggest_wider(error: ContextLengthError, spec: ModelSpec, models: Sequence[ModelSpec]) -> None:
+    """Name the alias with the narrowest window that would hold what `spec`'s does not, if any.
+
+    Args:
+        error: what is to be said of a call to `spec`.
+        spec: the model that was asked.
+        models: every alias.
+    """
+    needed = error.num_tokens
+    if needed is None:
+        return
+    wide = [m for m in models if m.task == spec.task and (m.context_length or 0) >= needed]
+    widths = [(m.context_length or 0, m.name) for m in wide]
+    if widths:
+        width, name = min(widths, key=lambda pair: pair[0])
+        error.suggest(name, width)
 
 
 def route_of(session: Session, call: PlannedCall, decision: Decision) -> Route:
@@ -74,5 +94,7 @@ def report_fallback(
 def report_failure(session: Session, call: PlannedCall, error: HybridInferError) -> None:
     """Tell the observer and the log that a call ended with an error."""
     model = call.request.spec.name
+    if isinstance(error, ContextLengthError):
+        suggest_wider(error, call.request.spec, session.registry.models)
     report_attempts(session, model, error.attempts)
     session.on_event(CallFailed(model, type(error).__name__, error.attempts))

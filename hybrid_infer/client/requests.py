@@ -16,6 +16,7 @@ from hybrid_infer.client.checks import (
     checked_nucleus,
     checked_number,
 )
+from hybrid_infer.client.extras import checked_passthrough
 from hybrid_infer.client.texts import (
     CHARACTERS_PER_TOKEN,
     checked_text,
@@ -33,16 +34,6 @@ LEAST_DEFAULT_TOKENS = 16
 _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning"}
 )
-# What asks for nothing beyond the ordinary, so that every target can honour it.
-_NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
-    "tools": ([], ()),
-    "n": (1,),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
 
@@ -113,7 +104,7 @@ def chat_request(
         seed=checked_integer(seed, "seed", least=0, most=2**63 - 1),
         stream=stream,
         include_usage=_include_usage(stream_options, stream=stream),
-        passthrough=_checked_passthrough(passthrough or {}),
+        passthrough=checked_passthrough(passthrough or {}),
         continues=on_stream_error == "continue",
     )
 
@@ -139,27 +130,9 @@ def _checked_max_tokens(value: Any, spec: ModelSpec) -> int | None:
             f"max_tokens={tokens} leaves no room for a prompt: the window of {spec.name} has "
             f"{spec.context_length} tokens",
             argument="max_tokens",
+            num_tokens=tokens + 1,
         )
     return tokens
-
-
-def _checked_passthrough(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that are sent on as they are, so they must be JSON."""
-    given = {
-        key: value
-        for key, value in options.items()
-        if value is not None and (key not in _NOTHING_ASKED or value not in _NOTHING_ASKED[key])
-    }
-    for key, value in given.items():
-        check_json(value, key)
-    if "tools" not in given:
-        given.pop("parallel_tool_calls", None)  # it says how to call what there is not
-    tools = given.get("tools", [])
-    if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
-        raise InvalidRequestError("tools must be a list of mappings", argument="tools")
-    if not isinstance(given.get("response_format", {}), Mapping):
-        raise InvalidRequestError("response_format must be a mapping", argument="response_format")
-    return given
 
 
 def _default_max_tokens(spec: ModelSpec, messages: Sequence[Mapping[str, Any]]) -> int:

@@ -83,7 +83,15 @@ def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> 
     if decision.target.kind == "local" and call.was_warm:
         session.latency.record(call.request.spec.name, decision.attempts[-1].latency_seconds)
     route = finished(session, call, decision)
-    return ChatCompletion(reply.id, reply.created, route.model, reply.choices, reply.usage, route)
+    return ChatCompletion(
+        id=reply.id,
+        created=reply.created,
+        model=route.model,
+        choices=reply.choices,
+        usage=reply.usage,
+        route=route,
+        timings=reply.timings,
+    )
 
 
 def chat_stream(session: Session, call: PlannedCall, decision: Decision) -> ChatStream:

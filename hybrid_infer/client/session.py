@@ -22,12 +22,14 @@ from hybrid_infer.client.options import (
     checked_dtype,
     checked_policy,
 )
+from hybrid_infer.client.reporting import suggest_wider
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.models import RemoteSpec, Task
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
     ConfigError,
+    ContextLengthError,
     EngineClosedError,
     InvalidRequestError,
 )
@@ -135,7 +137,11 @@ class Session:
     def chat_request(self, messages: Any, model: Any, **arguments: Any) -> ChatRequest:
         """Validate a ``chat_completion`` call; see `requests.chat_request`."""
         spec = self.registry.resolve("chat", model)
-        return requests.chat_request(spec, messages, self.settings, **arguments)
+        try:
+            return requests.chat_request(spec, messages, self.settings, **arguments)
+        except ContextLengthError as error:
+            suggest_wider(error, spec, self.registry.models)
+            raise
 
     def limit(self, task: Task, deadline: Any) -> Deadline:
         """The clock of a call, started before anything else is done for it.

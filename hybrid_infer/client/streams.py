@@ -9,6 +9,7 @@ from hybrid_infer.client.drive import drive, drive_async
 from hybrid_infer.datatypes.chat import ChatChunk, ChunkChoice
 from hybrid_infer.datatypes.replies import AsyncPartStream, ChatPart, PartStream
 from hybrid_infer.datatypes.route import Route
+from hybrid_infer.datatypes.timings import ChatTimings, timings_of
 from hybrid_infer.errors import HybridInferError, StreamInterruptedError
 from hybrid_infer.routing.state import Decision
 
@@ -27,14 +28,26 @@ class _StreamState:
         self.created: int = parts.created
         self.route = route
         self._is_closed = False
-        self.has_finished = False
         self._continuing = continuing
         self._text: list[str] = []
-        self._has_role = self._has_tools = False
+        self._announced: set[int] = set()
+        self._finished: set[int] = set()
+        self._has_tools = False
+        self._timings: list[ChatTimings] = []
 
     def is_closed(self) -> bool:
         """Whether the caller, or the end, has closed the stream; from any thread."""
         return self._is_closed
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether every answer has its end."""
+        return len(self._finished) >= self._continuing.num_answers
+
+    @property
+    def timings(self) -> ChatTimings:
+        """How fast the answer came; known at its end."""
+        return timings_of(self._timings)
 
     def close(self) -> None:
         """Nothing follows."""
@@ -43,17 +56,27 @@ class _StreamState:
 
     def chunk(self, part: ChatPart) -> ChatChunk | None:
         """What the caller gets of a part; None for a second announcement of who speaks."""
-        if self._has_role and part.choices and all(_only_announces(c) for c in part.choices):
+        if part.choices and all(self._is_known(choice) for choice in part.choices):
             return None
+        if part.timings is not None:
+            self._timings.append(part.timings)
         for choice in part.choices:
-            self._has_role |= choice.delta.role is not None
+            if choice.delta.role is not None:
+                self._announced.add(choice.index)
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
             self._has_tools |= bool(choice.delta.tool_calls)
             if choice.index == 0 and choice.delta.content:
                 self._text.append(choice.delta.content)
-            self.has_finished |= choice.finish_reason is not None
         return ChatChunk(
             self.id, self.created, self.route.model, part.choices, part.usage, self.route
         )
+
+    def _is_known(self, choice: ChunkChoice) -> bool:
+        """Whether a choice says nothing but who speaks, once more."""
+        delta = choice.delta
+        has_news = delta.content or delta.tool_calls or choice.finish_reason
+        return delta.role is not None and not has_news and choice.index in self._announced
 
     def next_call(self, error: HybridInferError) -> PlannedCall:
         """The call that goes on where the stream broke.
@@ -83,12 +106,6 @@ class _StreamState:
         return interrupted
 
 
-def _only_announces(choice: ChunkChoice) -> bool:
-    delta = choice.delta
-    has_news = delta.content or delta.tool_calls or choice.finish_reason
-    return delta.role is not None and not has_news
-
-
 class ChatStream:
     """The chunks of one answer, as they arrive. Iterate it; close it, or use ``with``, to stop early.
 
@@ -97,6 +114,7 @@ class ChatStream:
 
     Attributes:
         route: who serves the stream.
+        timings: how fast the answer came; known once it has ended.
 
     Raises:
         StreamInterruptedError: while iterating, if the answer breaks off and nobody can go on;
@@ -114,6 +132,11 @@ class ChatStream:
     def route(self) -> Route:
         """Who serves the stream."""
         return self._state.route
+
+    @property
+    def timings(self) -> ChatTimings:
+        """How fast the answer came; known once it has ended."""
+        return self._state.timings
 
     def __iter__(self) -> Self:
         return self
@@ -183,6 +206,11 @@ class AsyncChatStream:
     def route(self) -> Route:
         """Who serves the stream."""
         return self._state.route
+
+    @property
+    def timings(self) -> ChatTimings:
+        """How fast the answer came; known once it has ended."""
+        return self._state.timings
 
     def __aiter__(self) -> Self:
         return self

@@ -196,7 +196,8 @@ class HybridClient:
             seed: makes sampling reproducible on one backend.
             tools: tool definitions; only targets that know tools can serve the call.
             tool_choice: which tool, in OpenAI's shape.
-            response_format: JSON mode or schema, in OpenAI's shape.
+            response_format: JSON mode or schema, in OpenAI's shape; locally it needs
+                ``pip install "hybrid-infer[structured]"``.
             stream: return a `ChatStream` of chunks instead of one answer.
             stream_options: ``{"include_usage": True}`` adds a last chunk with token counts.
             on_stream_error: ``"raise"``, or ``"continue"`` to let a target that can take over a
@@ -204,7 +205,8 @@ class HybridClient:
             route: ``"local"``, ``"remote"`` or a remote's name; None leaves it to the policy.
             deadline: seconds for this call; None: the client's.
             **extra: further options, passed to remotes as they are; a target that does not know
-                one does not serve the call.
+                one does not serve the call. Local ones know ``frequency_``, ``presence_`` and
+                ``repetition_penalty``, ``min_p``, ``logprobs``, ``top_logprobs`` and ``n``.
 
         Raises:
             InvalidRequestError: an argument is wrong; it names the argument and index.

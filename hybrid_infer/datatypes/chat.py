@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid_infer.datatypes.route import Route
+from hybrid_infer.datatypes.timings import UNTIMED, ChatTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,15 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class ChatChoice:
-    """One answer; `finish_reason` is ``"stop"``, ``"length"``, ``"tool_calls"`` or the remote's own word."""
+    """One answer.
+
+    Attributes:
+        index: which of the answers that ``n`` asked for.
+        message: what was said.
+        finish_reason: ``"stop"``, ``"length"``, ``"tool_calls"`` or the remote's own word.
+        logprobs: in OpenAI's shape, ``{"content": [{"token", "logprob", "bytes",
+            "top_logprobs"}, …]}``; None unless asked for.
+    """
 
     index: int
     message: ChatMessage
@@ -71,6 +80,7 @@ class ChatCompletion:
         choices: the answers; one unless ``n`` asked for more.
         usage: token counts.
         route: who served the call.
+        timings: how fast it came; unknown where a remote sent it whole.
     """
 
     id: str
@@ -80,6 +90,7 @@ class ChatCompletion:
     usage: ChatUsage
     route: Route
     object: str = "chat.completion"
+    timings: ChatTimings = UNTIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,10 @@ class ChatDelta:
 
 @dataclass(frozen=True, slots=True)
 class ChunkChoice:
-    """One answer's part of a chunk; `finish_reason` is set on its last one."""
+    """One answer's part of a chunk; `finish_reason` is set on its last one.
+
+    `logprobs` has the entries of the tokens whose text ends here.
+    """
 
     index: int
     delta: ChatDelta

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.datatypes.chat import ChatChoice, ChatUsage, ChunkChoice
+from hybrid_infer.datatypes.timings import UNTIMED, ChatTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,16 @@ class ChatReply:
     choices: tuple[ChatChoice, ...]
     usage: ChatUsage
     provenance: Provenance
+    timings: ChatTimings = UNTIMED
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPart:
-    """One event of a streamed answer; `usage` only on the last."""
+    """One event of a streamed answer; `usage` only on the last, `timings` where an answer ends."""
 
     choices: tuple[ChunkChoice, ...]
     usage: ChatUsage | None = None
+    timings: ChatTimings | None = None
 
 
 class PartStream(Protocol):

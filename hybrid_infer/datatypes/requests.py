@@ -46,7 +46,8 @@ class ChatRequest:
         stream: whether chunks are wanted.
         include_usage: whether a stream ends with a usage chunk.
         passthrough: ``tools``, ``tool_choice``, ``response_format`` and ``**extra``, sent
-            to remotes as they are; a backend that does not know one leaves the plan.
+            to remotes as they are; a backend that does not know one leaves the plan. Those that
+            are known have been checked.
         continues: whether another target may go on with a stream that breaks.
         answer_so_far: what a broken stream has said already; the answer goes on behind it. Only
             the local copy can.

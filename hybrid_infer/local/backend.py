@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
-from hybrid_infer.datatypes.models import ModelSpec, Task
+from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import AsyncPartStream, PartStream
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
 from hybrid_infer.events import ModelLoaded, Observer, ignore
+from hybrid_infer.local.generation.options import honoured_options, unsupported_option
 from hybrid_infer.local.pool import Key, ModelPool
 from hybrid_infer.local.readiness import Shelf, unloaded_readiness
 from hybrid_infer.local.waiting import wait, wait_async
-from hybrid_infer.routing.targets import Readiness, ReadinessState, Reply
+from hybrid_infer.routing.policy import unsupported_locally
+from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState, Reply
 from hybrid_infer.settings import Settings
 from hybrid_infer.snapshots.facts import complete_spec
 
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
     from hybrid_infer.local.generation.engine import ChatEngine
 
     AnyEngine = EmbeddingEngine | ChatEngine
-
-# What OpenAI's API is told of the caller, and what changes no answer.
-ABOUT_THE_ACCOUNT = frozenset(
-    {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
-)
-OPTIONS: dict[Task, tuple[str, ...]] = {
-    "chat": ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "stream"),
-    "embeddings": ("normalize", "truncate"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,23 +223,18 @@ class LocalBackend:
         left = max(0.0, cold.seconds - (self._clock() - since))
         return Readiness(ReadinessState.LOADING, left)
 
-    def unsupported(self, request: Request) -> str | None:
-        """The first option of `request` that local computation cannot honour, or None."""
+    def unsupported(self, request: Request) -> Exclusion | None:
+        """Why the local copy must be left out of a call: it could only ignore an option of it."""
         if isinstance(request, EmbedRequest):
             return None
-        for option in request.passthrough:
-            if option not in ABOUT_THE_ACCOUNT:
-                return option
-        for message in request.messages:
-            if message["role"] == "tool" or message.get("tool_calls"):
-                return "tools"
-            if not isinstance(message.get("content"), str):
-                return "content"
-        return None
+        refused = unsupported_option(request)
+        return None if refused is None else unsupported_locally(*refused)
 
     def options(self, spec: ModelSpec) -> tuple[str, ...]:
         """The options of a call that the local copy of `spec` honours."""
-        return OPTIONS[spec.task]
+        if spec.task == "embeddings":
+            return ("normalize", "truncate")
+        return (*honoured_options(), "stream")
 
     def completed(self, spec: ModelSpec) -> ModelSpec:
         """`spec` with what only its snapshot knows, if there is one."""

@@ -109,18 +109,18 @@ class RemoteBackend:
             HybridInferError: it was refused, or its head did not come.
         """
         first = deadline.at_most(self._settings.routing.attempt_timeout_seconds)
+        reader = self._part_reader(request)  # first: it times the answer from here on
         reply = self._accepted(request, first)
-        return RemotePartStream(
-            reply, self._part_reader(request), deadline, self._settings.routing.stream_gap_seconds
-        )
+        gap_seconds = self._settings.routing.stream_gap_seconds
+        return RemotePartStream(reply, reader, deadline, gap_seconds)
 
     async def astream(self, request: ChatRequest, deadline: Deadline) -> RemoteAsyncPartStream:
         """`stream`, awaited."""
         first = deadline.at_most(self._settings.routing.attempt_timeout_seconds)
+        reader = self._part_reader(request)  # first: it times the answer from here on
         reply = await self._aaccepted(request, first)
-        return RemoteAsyncPartStream(
-            reply, self._part_reader(request), deadline, self._settings.routing.stream_gap_seconds
-        )
+        gap_seconds = self._settings.routing.stream_gap_seconds
+        return RemoteAsyncPartStream(reply, reader, deadline, gap_seconds)
 
     def close(self) -> None:
         """End calls in flight, and refuse later ones, with `EngineClosedError`."""

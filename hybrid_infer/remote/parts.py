@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
+from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import ChatPart, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.datatypes.timings import TokenTimer
 from hybrid_infer.errors import HybridInferError, StreamInterruptedError
 from hybrid_infer.remote.completions import (
     chat_part,
@@ -32,6 +36,7 @@ class PartReader:
         request: what was asked.
         model_id: the name by which the remote knows the model.
         asked: for messages.
+        clock: a monotonic clock in seconds.
 
     Attributes:
         parts: those not given out yet, oldest first.
@@ -40,7 +45,14 @@ class PartReader:
         id, created, provenance: complete once there has been a part.
     """
 
-    def __init__(self, request: ChatRequest, model_id: str, asked: Asked) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        model_id: str,
+        asked: Asked,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._timer = TokenTimer(clock)
         self.parts: deque[ChatPart] = deque()
         self.failure: HybridInferError | None = None
         self.is_over = False
@@ -159,4 +171,7 @@ class PartReader:
                 self._finished.add(choice.index)
             if choice.index == 0 and choice.delta.content:
                 self._text.append(choice.delta.content)
+                self._timer.tick()
+            if choice.index == 0 and choice.finish_reason is not None and not self._is_document:
+                part = replace(part, timings=self._timer.timings)
         self.parts.append(part)

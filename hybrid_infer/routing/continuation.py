@@ -24,12 +24,14 @@ class BrokenStream:
         has_text: whether any of its text is out.
         has_tools: whether any part of a tool call is out.
         may_continue: whether the caller wants it to go on.
+        needs_whole: the option that asks for what two halves cannot make, or None.
     """
 
     served_by: Target
     has_text: bool
     has_tools: bool
     may_continue: bool
+    needs_whole: str | None = None
 
 
 def continuation_plan(plan: Plan, broken: BrokenStream, local: Readiness) -> Plan | str:
@@ -48,6 +50,8 @@ def continuation_plan(plan: Plan, broken: BrokenStream, local: Readiness) -> Pla
     if not broken.has_text:
         # Nobody has read anything yet: a plain retry, elsewhere first.
         return replace(plan, targets=(*others, broken.served_by), local=local)
+    if broken.needs_whole is not None:
+        return f"an answer with {broken.needs_whole} cannot be continued"
     return _takeover(plan, broken, local, others)
 
 

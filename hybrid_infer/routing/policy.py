@@ -73,7 +73,7 @@ def make_plan(
     route: str | None,
     remotes: Sequence[RemoteFact],
     local: Readiness,
-    unsupported: str | None,
+    unsupported: Exclusion | None,
 ) -> Plan:
     """Order the targets that may serve a call.
 
@@ -82,7 +82,7 @@ def make_plan(
         route: the call's ``route=``, already validated by `check_route`.
         remotes: the configured remotes in order.
         local: the local copy's readiness.
-        unsupported: the option that the local copy cannot honour, or None.
+        unsupported: why the local copy cannot honour the call's options, or None.
 
     Raises:
         HybridInferError: nothing is left; the error says what would fix it.
@@ -93,7 +93,7 @@ def make_plan(
         if _wants_remote(fact.target, policy, route)
     ]
     if route == "local" or (route is None and policy != "remote-only"):
-        entry = (LOCAL, _local_exclusion(local, unsupported))
+        entry = (LOCAL, unsupported or local.exclusion)
         entries.insert(0 if policy == "local-first" else len(entries), entry)
     targets = tuple([target for target, exclusion in entries if exclusion is None])
     exclusions = tuple([exclusion for _, exclusion in entries if exclusion is not None])
@@ -109,13 +109,18 @@ def _wants_remote(target: Target, policy: Policy, route: str | None) -> bool:
     return route in ("remote", target.name)
 
 
-def _local_exclusion(local: Readiness, unsupported: str | None) -> Exclusion | None:
-    if unsupported is None:
-        return local.exclusion
+def unsupported_locally(option: str, why: str = "") -> Exclusion:
+    """The exclusion of a local copy that could only ignore an option.
+
+    Args:
+        option: its name.
+        why: what is wrong with it, or what would help; empty if the name says enough.
+    """
+    because = f": {why}" if why else ""
     error = InvalidRequestError(
-        f"the local copy cannot honour {unsupported!r}", argument=unsupported
+        f"the local copy cannot honour {option!r}{because}", argument=option
     )
-    return Exclusion(LOCAL, Reason.UNSUPPORTED, unsupported, error)
+    return Exclusion(LOCAL, Reason.UNSUPPORTED, f"{option}{because}", error)
 
 
 def _nothing_left(exclusions: Sequence[Exclusion]) -> HybridInferError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hybrid_infer.snapshots.byte_letters import byte_letters
 from hybrid_infer.snapshots.tiny_tokenizers import (
     Json,
     TinyTokenizer,
@@ -35,17 +36,6 @@ LLAMA_PATTERN = (
 )
 
 
-def _byte_letters() -> dict[int, str]:
-    """GPT-2's printable stand-in for every byte (openai/gpt-2, src/encoder.py)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = {byte: chr(byte) for byte in printable}
-    spare = (chr(0x100 + offset) for offset in range(256))
-    for byte in range(256):
-        if byte not in letters:
-            letters[byte] = next(spare)
-    return letters
-
-
 def _chained_merges(vocabulary: dict[str, int], space: str) -> tuple[list[list[str]], list[int]]:
     """Merges that build each word from its first letter on; adds every prefix to `vocabulary`."""
     merges: dict[tuple[str, str], None] = {}
@@ -70,7 +60,7 @@ def _llama_pre_tokenizer(byte_level: Json) -> Json:
 
 def llama() -> TinyTokenizer:
     """Llama 3's byte-level BPE with its special tokens and chat template."""
-    letters = _byte_letters()
+    letters = byte_letters()
     vocabulary = {letters[byte]: number for number, byte in enumerate(range(256))}
     merges, favoured = _chained_merges(vocabulary, letters[0x20])
     special = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 120.0
 
 _BODY_ONLY = frozenset({"model", "messages", "stream", "stream_options", "n", "user"})
+_UNTOLD = ("logprobs",)  # an answer is text alone here
 _OPTIONS = ("temperature", "top_p", "top_k", "stop", "seed")
 
 
@@ -71,11 +72,10 @@ class TinyAnswers:
             stream_options={"include_usage": True},
             passthrough={k: v for k, v in body.items() if k not in known},
         )
-        unsupported = backend.unsupported(request)
-        if unsupported:
-            raise InvalidRequestError(
-                f"{unsupported} is not supported by this model", argument=unsupported
-            )
+        refused = backend.unsupported(request)
+        option = refused.detail if refused else next(filter(request.passthrough.get, _UNTOLD), None)
+        if option is not None:
+            raise InvalidRequestError(f"{option} is not supported by this model", argument=option)
         finish_reason, prompt_tokens, completion_tokens = "stop", 0, 0
         with closing(backend.stream(request, Deadline(PATIENCE_SECONDS, renewable=True))) as parts:
             for part in parts:

@@ -176,8 +176,9 @@ def test_a_whole_answer_without_its_end_mark_only_gets_its_finish(client, fake):
     [
         ({"on_stream_error": "raise"}, "on_stream_error"),
         ({"route": "remote"}, "route="),
-        ({"response_format": {"type": "json_object"}}, "cannot honour 'response_format'"),
-        ({"logprobs": True}, "cannot honour 'logprobs'"),
+        ({"response_format": {"type": "json_object"}}, "with response_format cannot be continued"),
+        ({"logprobs": True}, "with logprobs cannot be continued"),
+        ({"logit_bias": {"5": 1}}, "cannot honour 'logit_bias'"),
     ],
 )
 def test_what_cannot_go_on_is_interrupted_with_its_text(client, fake, options, why):

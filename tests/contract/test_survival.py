@@ -246,8 +246,8 @@ def test_what_frameworks_send_without_meaning_it_keeps_the_local_copy(client):
     }
     answer = client.chat_completion("hi", "small", max_tokens=2, route="local", **neutral)
     assert answer.route.backend == "local"
-    with pytest.raises(InvalidRequestError, match="presence_penalty"):
-        client.chat_completion("hi", "small", route="local", presence_penalty=0.5)
+    with pytest.raises(InvalidRequestError, match="logit_bias"):
+        client.chat_completion("hi", "small", route="local", logit_bias={"5": 1})
 
 
 def test_an_option_local_cannot_honour_is_never_dropped(client, fake):

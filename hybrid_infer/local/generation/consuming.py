@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import queue
 import weakref
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
-from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage
+from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage, ChunkChoice
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.datatypes.timings import ChatTimings, timings_of
+from hybrid_infer.local.generation.choices import Answering, answering
 from hybrid_infer.local.generation.engine import ChatEngine
-from hybrid_infer.local.generation.job import ChatJob, Emit, End
+from hybrid_infer.local.generation.job import Emit, End
+from hybrid_infer.local.generation.logprobs import Entry, content_of
 from hybrid_infer.local.waiting import too_late
 
 
@@ -38,7 +42,7 @@ class LocalStream:
         self._arrived: queue.SimpleQueue[ChatPart | End] = queue.SimpleQueue()
         self._wants_usage = wants_usage
         self._is_over = False
-        self._job: ChatJob = engine.submit(request, deadline, self._arrived.put)
+        self._job: Answering = answering(engine, request, deadline, self._arrived.put)
         weakref.finalize(self, self._job.abandon)
 
     @property
@@ -121,7 +125,7 @@ class AsyncLocalStream:
         self._wants_usage = wants_usage
         self._is_over = False
         emit = _emitter(asyncio.get_running_loop(), self._arrived)
-        self._job: ChatJob = engine.submit(request, deadline, emit)
+        self._job: Answering = answering(engine, request, deadline, emit)
         weakref.finalize(self, self._job.abandon)
 
     @property
@@ -173,24 +177,48 @@ class AsyncLocalStream:
         self._job.abandon()
 
 
-class _Collected:
-    """Parts put together."""
+class _Answer:
+    """One answer, put together from its parts."""
 
     def __init__(self) -> None:
-        self._text: list[str] = []
-        self._finish_reason = "stop"
+        self.text: list[str] = []
+        self.entries: list[Entry] = []
+        self.finish_reason = "stop"
+
+    def add(self, choice: ChunkChoice) -> None:
+        self.text.append(choice.delta.content or "")
+        self.entries += (choice.logprobs or {}).get("content", [])
+        self.finish_reason = choice.finish_reason or self.finish_reason
+
+    def choice(self, index: int) -> ChatChoice:
+        message = ChatMessage("assistant", "".join(self.text))
+        return ChatChoice(index, message, self.finish_reason, content_of(self.entries))
+
+
+class _Collected:
+    """All answers of a request."""
+
+    def __init__(self) -> None:
+        self._answers: defaultdict[int, _Answer] = defaultdict(_Answer)
         self._usage = ChatUsage(None, None)
+        self._timings: list[ChatTimings] = []
 
     def add(self, part: ChatPart) -> None:
         self._usage = part.usage or self._usage
+        if part.timings is not None:
+            self._timings.append(part.timings)
         for choice in part.choices:
-            self._text.append(choice.delta.content or "")
-            self._finish_reason = choice.finish_reason or self._finish_reason
+            self._answers[choice.index].add(choice)
 
     def reply(self, stream: LocalStream | AsyncLocalStream) -> ChatReply:
-        message = ChatMessage("assistant", "".join(self._text))
-        choice = ChatChoice(0, message, self._finish_reason)
-        return ChatReply(stream.id, stream.created, (choice,), self._usage, stream.provenance)
+        return ChatReply(
+            stream.id,
+            stream.created,
+            tuple(answer.choice(index) for index, answer in sorted(self._answers.items())),
+            self._usage,
+            stream.provenance,
+            timings_of(self._timings),
+        )
 
 
 def collect(stream: LocalStream) -> ChatReply:

@@ -59,7 +59,7 @@ class Healer:
         self._special = special
         self._left = piece
 
-    def masked(self, logits: Tensor) -> Tensor:
+    def adjusted(self, logits: Tensor) -> Tensor:
         """`logits`, ``(vocabulary,)``, with every token but the fitting ones ruled out."""
         if not self._left:
             return logits

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ from hybrid_infer.datatypes.chat import ChatDelta, ChatUsage, ChunkChoice
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
+from hybrid_infer.datatypes.timings import TokenTimer
 from hybrid_infer.errors import HybridInferError
-from hybrid_infer.local.generation.healing import Healer, Seam, seam
+from hybrid_infer.local.generation.choosing import Chooser
+from hybrid_infer.local.generation.healing import Seam, seam
+from hybrid_infer.local.generation.logprobs import Entry, EntryQueue, content_of
+from hybrid_infer.local.generation.options import options_of
 from hybrid_infer.local.generation.prompting import Prompter, room_left
-from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
 
 
@@ -55,6 +59,7 @@ class ChatJob:
         self.tokens: list[int] = []
         self.max_new_tokens = 0
         self._emit = emit
+        self._timer = TokenTimer()
         self._abandoned = Event()
         self._has_ended = False
         self._num_new = 0
@@ -74,16 +79,17 @@ class ChatJob:
         return len(self.tokens) + self.max_new_tokens
 
     def prepare(self, prompter: Prompter, ends: Collection[int], device: torch.device) -> None:
-        """Tokenise the prompt.
+        """Tokenise the prompt, and compile what the answer must obey.
 
         Raises:
-            HybridInferError: the template refuses it, or it does not fit.
+            HybridInferError: the template refuses it, it does not fit, or a grammar is too large.
         """
         request = self.request
+        options = options_of(request)
         start = seam(prompter, prompter.encode(request.messages), request.answer_so_far)
         room = room_left(
             len(start.prompt),
-            request.max_tokens,
+            options.max_tokens,
             prompter.context_length,
             may_shrink=request.max_tokens_is_default,
             name=request.spec.name,
@@ -93,37 +99,26 @@ class ChatJob:
         self.tokens = start.prompt + start.kept
         self.max_new_tokens = max(0, room - len(start.kept))
         self._text = Detokenizer(prompter.decode, start.kept, request.answer_so_far)
-        self._stops = StopMatcher(request.stop, request.answer_so_far)
-        self._options = SamplingOptions(
-            1.0 if request.temperature is None else request.temperature,
-            request.top_p,
-            request.top_k,
-        )
-        self._generator = torch.Generator(device=device)
-        if request.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(request.seed)
-        self._healer = (
-            Healer(prompter.pieces, prompter.special_tokens, start.piece) if start.piece else None
-        )
+        self._stops = StopMatcher(options.stop, request.answer_so_far)
+        options = replace(options, max_tokens=self.max_new_tokens)
+        self._chooser = Chooser(options, prompter, start, ends, device)
+        self._entries = EntryQueue() if options.logprobs else None
 
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken, so that a batch can choose at once."""
-        return self._healer is None and self._options.temperature == 0.0
+        return self._chooser.is_greedy
 
     def choose(self, logits: Tensor) -> int:
         """The next token.
 
         Args:
             logits: float32 ``(vocabulary,)``.
+
+        Raises:
+            LocalEngineError: the grammar of ``response_format`` has become too costly.
         """
-        if self._healer is None:
-            return sample(logits, self._options, self._generator)
-        token = sample(self._healer.masked(logits), self._options, self._generator)
-        self._healer.push(token)
-        return token
+        return self._chooser.choose(logits)
 
     def begin(self) -> None:
         """The answer begins."""
@@ -132,24 +127,49 @@ class ChatJob:
     def take(self, token: int) -> bool:
         """Add a token to the answer; whether it was the last one."""
         self.deadline.renew()
+        self._timer.tick()
         self._num_new += 1
         has_ended = token in self._ends
-        if not has_ended and (out := self._stops.push(self._text.push(token))):
-            self._emit(_part(ChatDelta(content=out)))
-        if has_ended or self._stops.has_stopped():
+        if not has_ended:
+            self._say(token)
+        if has_ended or self._stops.has_stopped() or self._chooser.is_complete:
             self.finish("stop")
         elif self._num_new >= self.max_new_tokens:
             self.finish("length")
         return self._has_ended
 
+    def _say(self, token: int) -> None:
+        """Emit what `token` adds to the text that may go out."""
+        text = self._text.push(token)
+        out = self._stops.push(text)
+        entries: list[Entry] = []
+        if self._entries is not None and self._chooser.entry is not None:
+            self._entries.push(self._chooser.entry)
+            self._entries.spelled(text)
+            entries = self._entries.released(out)
+        if out:
+            self._emit(_part(ChatDelta(content=out), logprobs=content_of(entries)))
+
     def finish(self, finish_reason: str) -> None:
-        """Deliver what is held back, the reason and the usage."""
+        """Deliver what is held back, the reason, the timings and the usage."""
         stops, start = self._stops, self._start
-        if not stops.has_stopped() and (rest := stops.push(self._text.flush()) + stops.flush()):
-            self._emit(_part(ChatDelta(content=rest)))
+        last, rest = "", ""
+        if not stops.has_stopped():
+            last = self._text.flush()
+            rest = stops.push(last)
         if stops.has_stopped():  # in what was held back
             finish_reason = "stop"
-        self._emit(_part(ChatDelta(), finish_reason))
+        else:
+            rest += stops.flush()
+        entries: list[Entry] = []
+        if self._entries is not None:
+            self._entries.spelled(last)
+            entries = self._entries.released(rest)
+            entries += self._entries.rest(is_cut=stops.has_stopped())
+        if rest or entries:
+            self._emit(_part(ChatDelta(content=rest), logprobs=content_of(entries)))
+        end = ChunkChoice(0, ChatDelta(), finish_reason)
+        self._emit(ChatPart((end,), timings=self._timer.timings))
         num_tokens = max(len(start.kept) + self._num_new, start.num_tokens)
         self._emit(ChatPart((), ChatUsage(len(start.prompt), num_tokens)))
         self._end(End())
@@ -164,5 +184,5 @@ class ChatJob:
         self._emit(end)
 
 
-def _part(delta: ChatDelta, finish_reason: str | None = None) -> ChatPart:
-    return ChatPart((ChunkChoice(0, delta, finish_reason),))
+def _part(delta: ChatDelta, logprobs: dict[str, Any] | None = None) -> ChatPart:
+    return ChatPart((ChunkChoice(0, delta, None, logprobs),))

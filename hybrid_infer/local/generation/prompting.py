@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hybrid_infer.errors import ContextLengthError, InvalidRequestError, ModelIntegrityError
+from hybrid_infer.local.generation.constraining import vocabulary_of
+from hybrid_infer.local.generation.spelling import piece_bytes
 
 Messages = Sequence[Mapping[str, Any]]
+
+_SPEAKERS = ("user", "assistant")  # whom every chat template knows
 
 
 class Prompter:
@@ -36,6 +40,9 @@ class Prompter:
         added = self._tokenizer.get_added_vocab()
         self._special = re.compile("|".join(re.escape(token) for token in added)) if added else None
         self.special_tokens = frozenset(added.values())
+        decoder = self._tokenizer.backend_tokenizer.decoder
+        self._is_byte_level = type(decoder).__name__ == "ByteLevel"
+        self._grammar_vocabulary: Any = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out, blanks as they are."""
@@ -51,6 +58,16 @@ class Prompter:
             piece or ""
             for piece in self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
         ]
+
+    def spell(self, token: int) -> bytes:
+        """The bytes of a token; a special one's are its name."""
+        return piece_bytes(self.pieces[token], is_byte_level=self._is_byte_level)
+
+    def grammar_vocabulary(self, ends: Collection[int]) -> Any:
+        """The vocabulary as constrained decoding sees it; made once, with the first call's `ends`."""
+        if self._grammar_vocabulary is None:
+            self._grammar_vocabulary = vocabulary_of(self._tokenizer, ends)
+        return self._grammar_vocabulary
 
     def encode_answer(self, prompt: list[int], text: str) -> list[int]:
         """The tokens of an answer to `prompt` as far as `text`.
@@ -78,20 +95,40 @@ class Prompter:
         Special tokens in a message's text stay text: they cannot forge a role.
 
         Raises:
-            InvalidRequestError: the template refuses the messages.
+            InvalidRequestError: the template refuses the messages, or leaves one out.
         """
+        told = [self._told(message) for message in messages]
+        if any(message["role"] not in _SPEAKERS for message in told):
+            self._check_all_told(told)
         if self._special is not None and any(
-            self._special.search(str(message.get("content") or "")) for message in messages
+            self._special.search(message["content"]) for message in told
         ):
-            return self._encode_apart(messages)
-        return self._ids(self._rendered(messages))
+            return self._encode_apart(told)
+        return self._ids(self._rendered(told))
 
-    def _rendered(self, messages: Messages) -> str:
+    def _told(self, message: Mapping[str, Any]) -> dict[str, str]:
+        """What the template sees: role and text, since any other key could forge a role too."""
+        role = message["role"]
+        if role == "developer" and "developer" not in str(self._tokenizer.chat_template):
+            role = "system"  # OpenAI's newer word for it
+        return {"role": role, "content": str(message.get("content") or "")}
+
+    def _check_all_told(self, told: Sequence[dict[str, str]]) -> None:
+        """Refuse a message that the template would silently leave out, as some do with `system`."""
+        rendered = self._rendered(_with_stand_ins(told))
+        for index, message in enumerate(told):
+            if _stand_in(index) not in rendered:
+                raise InvalidRequestError(
+                    f"the model's chat template leaves out messages of role {message['role']!r}",
+                    argument=f"messages[{index}].role",
+                )
+
+    def _rendered(self, told: Sequence[dict[str, str]]) -> str:
         from jinja2 import TemplateError
 
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+                told, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise InvalidRequestError(
@@ -105,20 +142,14 @@ class Prompter:
         )["input_ids"]
         return ids
 
-    def _encode_apart(self, messages: Messages) -> list[int]:
+    def _encode_apart(self, told: Sequence[dict[str, str]]) -> list[int]:
         """Render with stand-ins for the texts, then tokenise template and texts apart."""
-        stand_ins = [f"\ue000{index}\ue001" for index in range(len(messages))]
-        rendered = self._rendered(
-            [
-                {**message, "content": stand_in}
-                for message, stand_in in zip(messages, stand_ins, strict=True)
-            ]
-        )
+        rendered = self._rendered(_with_stand_ins(told))
         trims = self._trims()
         ids: list[int] = []
         for piece in re.split("(\ue000[0-9]+\ue001)", rendered):
             if piece.startswith("\ue000"):
-                content = str(messages[int(piece[1:-1])].get("content") or "")
+                content = told[int(piece[1:-1])]["content"]
                 ids += self._ids(content.strip() if trims else content, is_plain=True)
             elif piece:
                 ids += self._ids(piece)
@@ -127,6 +158,14 @@ class Prompter:
     def _trims(self) -> bool:
         """Whether the template strips the outer blanks of a text."""
         return " \ue000 " not in self._rendered([{"role": "user", "content": " \ue000 "}])
+
+
+def _stand_in(index: int) -> str:
+    return f"\ue000{index}\ue001"
+
+
+def _with_stand_ins(told: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**message, "content": _stand_in(index)} for index, message in enumerate(told)]
 
 
 def room_left(
@@ -149,11 +188,13 @@ def room_left(
         raise ContextLengthError(
             f"the prompt has {prompt_tokens} tokens and the window of {name} {context_length}",
             argument="messages",
+            num_tokens=prompt_tokens + 1,
         )
     if max_tokens > left and not may_shrink:
         raise ContextLengthError(
             f"the prompt has {prompt_tokens} tokens and max_tokens asks for {max_tokens} more; "
             f"the window of {name} has {context_length}",
             argument="max_tokens",
+            num_tokens=prompt_tokens + max_tokens,
         )
     return min(max_tokens, left)

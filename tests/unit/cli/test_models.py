@@ -27,7 +27,7 @@ def test_json(run):
     assert {row["local"] for row in rows} == {"cold"}
     options = {row["task"]: row["local_options"] for row in rows}
     assert options["embeddings"] == ["normalize", "truncate"]
-    assert {"temperature", "seed"} <= set(options["chat"])
+    assert {"temperature", "seed", "n", "logprobs", "response_format"} <= set(options["chat"])
     assert "tools" not in options["chat"]
 
 

@@ -15,6 +15,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import ChatPart, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest
 from hybrid_infer.datatypes.route import Reason, Route
+from hybrid_infer.datatypes.timings import ChatTimings
 from hybrid_infer.errors import (
     APIConnectionError,
     LocalEngineError,
@@ -52,6 +53,8 @@ class Parts:
         item = self.script.pop(0)
         if isinstance(item, BaseException):
             raise item
+        if isinstance(item, ChatPart):
+            return item
         return ChatPart((ChunkChoice(0, ChatDelta(content=item)),))
 
     def __next__(self):
@@ -71,6 +74,7 @@ class Nobody:
     """No target can go on with a broken stream."""
 
     attempts = ()
+    num_answers = 1
 
     def next_call(self, _error, _text, *, has_tools):
         assert not has_tools
@@ -333,6 +337,32 @@ def test_a_break_after_the_first_part_is_one_error_with_the_partial_text():
     assert isinstance(caught.value.__cause__, LocalEngineError)
     assert parts.closed == 1
     assert list(stream) == []
+
+
+def of(index, *, role=None, text=None, finish_reason=None):
+    timings = ChatTimings(index + 1.0, 2.0) if finish_reason else None
+    return ChatPart((ChunkChoice(index, ChatDelta(role, text), finish_reason),), timings=timings)
+
+
+class NobodyForTwo(Nobody):
+    num_answers = 2
+
+
+def test_of_two_answers_one_end_is_not_the_end():
+    first = [of(0, text="a"), of(0, finish_reason="stop"), of(1, text="b")]
+    broken = ChatStream(Parts([*first, LocalEngineError("boom")]), ROUTE, NobodyForTwo())
+    with pytest.raises(StreamInterruptedError):
+        list(broken)
+    whole = [*first, of(1, finish_reason="stop"), LocalEngineError("after the end")]
+    stream = ChatStream(Parts(whole), ROUTE, NobodyForTwo())
+    assert len(list(stream)) == 4
+    assert stream.timings == ChatTimings(1.0, 2.0)
+
+
+def test_each_answer_is_announced_once():
+    parts = [of(index, role="assistant", text="") for index in (0, 1, 0, 1)]
+    stream = ChatStream(Parts(parts), ROUTE, NobodyForTwo())
+    assert [chunk.choices[0].index for chunk in stream] == [0, 1]
 
 
 def test_an_async_break_is_the_same():

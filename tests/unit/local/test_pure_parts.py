@@ -1,4 +1,4 @@
-"""The decisions that need no model: batches, placement, sampling, text as it comes."""
+"""The decisions that need no model: placement, room for an answer, text as it comes."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
 from hybrid_infer.local.generation.prompting import room_left
-from hybrid_infer.local.generation.sampling import SamplingOptions, sample
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
 from hybrid_infer.local.hardware import Hardware
 from hybrid_infer.local.placement import place
@@ -37,42 +36,6 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers():
     assert place(SPEC, facts(14), small, dtype="bfloat16", fraction=0.9)
     with pytest.raises(InsufficientMemoryError, match=r"16\.8 GB.*9\.0 GB.*bfloat16"):
         place(SPEC, facts(14), small, dtype="float32", fraction=0.9)
-
-
-def test_greedy_takes_the_largest():
-    generator = torch.Generator()
-    logits = torch.tensor([0.1, 3.0, 2.9])
-    assert sample(logits, SamplingOptions(temperature=0.0), generator) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "allowed"),
-    [
-        (SamplingOptions(1.0, top_k=2), {1, 2}),
-        (SamplingOptions(1.0, top_p=0.5), {1}),
-        (SamplingOptions(1.0, top_p=0.99), {0, 1, 2, 3}),
-        (SamplingOptions(1.0, top_p=1e-9), {1}),
-        (SamplingOptions(1.0, top_k=1, top_p=0.1), {1}),
-    ],
-)
-def test_what_is_filtered_is_never_drawn(options, allowed):
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.tensor([0.0, 3.0, 2.0, 1.0])
-    drawn = {sample(logits, options, generator) for _ in range(300)}
-    assert drawn <= allowed
-    assert len(drawn) > 1 or len(allowed) == 1
-
-
-def test_a_seed_reproduces_and_the_global_generator_stays_untouched():
-    state = torch.get_rng_state()
-    logits = torch.zeros(50)
-
-    def draws():
-        generator = torch.Generator().manual_seed(11)
-        return [sample(logits, SamplingOptions(), generator) for _ in range(20)]
-
-    assert draws() == draws()
-    assert torch.equal(state, torch.get_rng_state())
 
 
 @given(st.text(max_size=60))

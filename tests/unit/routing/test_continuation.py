@@ -5,7 +5,7 @@ import pytest
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import ModelNotDownloadedError
 from hybrid_infer.routing.continuation import BrokenStream, continuation_plan
-from hybrid_infer.routing.policy import LOCAL, RemoteFact, make_plan
+from hybrid_infer.routing.policy import LOCAL, RemoteFact, make_plan, unsupported_locally
 from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState, Target
 
 REMOTE, OTHER = Target("huggingface", "remote"), Target("box", "remote")
@@ -22,8 +22,10 @@ def plan(policy="remote-first", local=COLD, unsupported=None):
     return make_plan(policy=policy, route=None, remotes=facts, local=local, unsupported=unsupported)
 
 
-def broken(*, served_by=REMOTE, has_text=True, has_tools=False, may_continue=True):
-    return BrokenStream(served_by, has_text, has_tools, may_continue)
+def broken(
+    *, served_by=REMOTE, has_text=True, has_tools=False, may_continue=True, needs_whole=None
+):
+    return BrokenStream(served_by, has_text, has_tools, may_continue, needs_whole)
 
 
 def test_a_text_goes_on_at_the_local_copy_and_nowhere_else():
@@ -61,8 +63,12 @@ def test_before_any_text_all_others_come_first_and_then_the_same_again():
             "the local copy cannot take over: the policy or route= leaves it out",
         ),
         (
-            {}, "remote-first", "logprobs", WARM,
-            "the local copy cannot take over: the local copy cannot honour 'logprobs'",
+            {}, "remote-first", unsupported_locally("logit_bias"), WARM,
+            "the local copy cannot take over: the local copy cannot honour 'logit_bias'",
+        ),
+        (
+            {"needs_whole": "logprobs"}, "remote-first", None, WARM,
+            "an answer with logprobs cannot be continued",
         ),
         ({}, "remote-first", None, ABSENT, "the local copy is not ready within 5 s"),
         (

@@ -7,7 +7,13 @@ from hybrid_infer.errors import (
     InvalidRequestError,
     ModelNotDownloadedError,
 )
-from hybrid_infer.routing.policy import LOCAL, RemoteFact, check_route, make_plan
+from hybrid_infer.routing.policy import (
+    LOCAL,
+    RemoteFact,
+    check_route,
+    make_plan,
+    unsupported_locally,
+)
 from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState, Target
 
 REMOTE = Target("huggingface", "remote")
@@ -103,7 +109,7 @@ def test_two_ways_out_are_both_in_the_message():
 
 def test_of_several_reasons_the_callers_own_option_is_told_first():
     with pytest.raises(InvalidRequestError, match="cannot honour 'tools'") as caught:
-        plan(remotes=(OFFLINE,), unsupported="tools")
+        plan(remotes=(OFFLINE,), unsupported=unsupported_locally("tools"))
     assert caught.value.__notes__ == [
         "huggingface was left out (offline): HF_HUB_OFFLINE is set",
     ]
@@ -126,12 +132,12 @@ def test_nothing_left_because_offline_names_the_variable():
 
 
 def test_an_unsupported_option_only_removes_local():
-    made = plan(unsupported="tools")
+    made = plan(unsupported=unsupported_locally("tools"))
     assert [target.name for target in made.targets] == ["huggingface"]
     assert (made.exclusions[0].reason, made.exclusions[0].detail) == (Reason.UNSUPPORTED, "tools")
     assert [target.name for target in made.order] == ["huggingface", "local"]
     with pytest.raises(InvalidRequestError) as caught:
-        plan("local-only", unsupported="tools")
+        plan("local-only", unsupported=unsupported_locally("tools"))
     assert caught.value.argument == "tools"
 
 

@@ -20,7 +20,7 @@ from hybrid_infer.errors import (
     OverloadedError,
 )
 from hybrid_infer.local.generation.engine import ChatEngine
-from hybrid_infer.local.generation.job import End
+from hybrid_infer.local.generation.job import ChatJob, End
 from hybrid_infer.local.generation.scheduling import Limits
 
 SPEC = ModelSpec("chat", "small", "org/model", None)
@@ -48,6 +48,9 @@ class FakePrompter:
 
     def decode(self, ids):
         return "".join(map(chr, ids))
+
+    def spell(self, token):
+        return chr(token).encode()
 
 
 class FakeDecoder:
@@ -138,7 +141,7 @@ class Caller:
             SPEC, ({"role": "user", "content": text},), max_tokens, temperature=0.0, **options
         )
         self.job = engine.submit(request, deadline or Deadline(60), self.arrived.put)
-        self.text, self.finish_reason, self.usage = "", None, None
+        self.text, self.finish_reason, self.usage, self.entries = "", None, None, []
 
     def take(self):
         """The next part; False at the end."""
@@ -150,6 +153,7 @@ class Caller:
         self.usage = item.usage or self.usage
         for choice in item.choices:
             self.text += choice.delta.content or ""
+            self.entries += (choice.logprobs or {}).get("content", [])
             self.finish_reason = choice.finish_reason or self.finish_reason
         return True
 
@@ -166,6 +170,42 @@ def test_an_answer_ends_with_its_end_token_or_its_length(make_engine):
     assert (cut.result(), cut.finish_reason) == ("bcd", "length")
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (1, 4)
     assert (cut.usage.prompt_tokens, cut.usage.completion_tokens) == (1, 3)
+
+
+def test_a_greedy_answer_is_taken_from_the_batch(make_engine, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(ChatJob, "choose", lambda job, logits: chosen.append(job) or END)
+    engine = make_engine()
+    assert Caller(engine, "x").result() == "yz"
+    assert not chosen
+    assert Caller(engine, "x", passthrough={"frequency_penalty": 0.1}).result() == ""
+    assert len(chosen) == 1
+
+
+def test_a_penalty_reaches_the_choice(make_engine):
+    # Each letter's successor has a logit of 10, all else 0; bought off, token 0 is the likeliest.
+    options = {"presence_penalty": -2.0, "frequency_penalty": -9.0}
+    said = Caller(make_engine(), "a", max_tokens=4, passthrough=options).result()
+    assert said == "bbbb"  # once said, b is worth 11
+
+
+def test_logprobs_go_out_with_their_text_and_stop_with_it(make_engine):
+    caller = Caller(make_engine(), "a", stop=("ef",), passthrough={"logprobs": True})
+    assert caller.result() == "bcd"
+    assert [entry["token"] for entry in caller.entries] == ["b", "c", "d"]
+    assert caller.finish_reason == "stop"
+
+
+def test_an_error_of_a_choice_is_that_of_its_row(make_engine, monkeypatch):
+    def choose(job, logits):
+        raise LocalEngineError("response_format is too costly")
+
+    monkeypatch.setattr(ChatJob, "choose", choose)
+    engine = make_engine()
+    good, bad = Caller(engine, "a"), Caller(engine, "b", passthrough={"logprobs": True})
+    with pytest.raises(LocalEngineError, match="too costly"):
+        bad.result()
+    assert good.result()[-1] == "z"
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(make_engine, decoder):
