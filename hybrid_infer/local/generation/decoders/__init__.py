@@ -74,8 +74,13 @@ def load_decoder(path: Path, placement: Placement) -> Decoder:
     from hybrid_infer.local.weights import Weights
 
     config = read_json(path / "config.json")
-    dtype = getattr(torch, placement.dtype)
+    dtype, device = getattr(torch, placement.dtype), torch.device(placement.device)
     with torch.inference_mode():
-        if llama.supports(config):
-            return llama.Llama(Weights.of_snapshot(path, placement.device, dtype), config)
-        return Generic(path, placement.device, dtype)
+        if placement.spread or not llama.supports(config):
+            return Generic(path, placement)
+        quantize = None
+        if placement.quantization is not None:
+            from hybrid_infer.local.quantizing import quantizer
+
+            quantize = quantizer(placement.quantization, device)
+        return llama.Llama(Weights.of_snapshot(path, placement.device, dtype, quantize), config)
