@@ -119,6 +119,7 @@ class Engines:
         if not lease.future.done():
             try:
                 wait(_ended(lease.future), deadline, _nothing)
+                lease.future.result()
             except BaseException:
                 lease.release()
                 raise
@@ -133,6 +134,7 @@ class Engines:
         if not lease.future.done():
             try:
                 await wait_async(_ended(lease.future), deadline, _nothing)
+                lease.future.result()
             except BaseException:
                 lease.release()
                 raise
@@ -211,9 +213,14 @@ class Engines:
             self._load(spec).result()
 
     def preload(self, spec: ModelSpec) -> None:
-        """Start loading `spec` in the background; its failure will show when it is asked for."""
-        with suppress(HybridInferError):  # a call that the remote may yet serve must go on
-            if self._loaded_key(spec) is None and self._other_load(spec) is None:
+        """Start loading `spec` in the background, unless that has failed before.
+
+        A failure shows when `spec` is asked for, which tries again.
+        """
+        if self._loaded_key(spec) is not None or self._other_load(spec) is not None:
+            return
+        if self._pool.occupancy(self._keys(spec)[0]).failure is None:
+            with suppress(HybridInferError):  # a call that the remote may yet serve must go on
                 self._load(spec)
 
     def unload(self, spec: ModelSpec) -> None:

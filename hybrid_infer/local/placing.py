@@ -35,9 +35,14 @@ def _refusal(situation: Situation) -> str:
         bounds.append(f"other local models loaded: {len(situation.claims)}")
     fixes = list(_fixes(situation, needed)) or ["it needs a machine with more free memory"]
     return (
-        f"{spec.name} in {wish.dtype} needs about {needed / 1e9:.1f} GB on {device}, and "
-        f"{room / 1e9:.1f} GB may be used ({', '.join(bounds)}); {'; or '.join(fixes)}"
+        f"{spec.name} in {wish.dtype} needs about {_size(needed)} on {device}, and "
+        f"{_size(room)} may be used ({', '.join(bounds)}); {'; or '.join(fixes)}"
     )
+
+
+def _size(num_bytes: float) -> str:
+    gigabytes = num_bytes / 1e9
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.1f} MB"
 
 
 def _fixes(situation: Situation, needed: int) -> Iterator[str]:
@@ -46,7 +51,8 @@ def _fixes(situation: Situation, needed: int) -> Iterator[str]:
     if situation.claims and find_place(replace(situation, claims=())):
         yield "unload the other models"
     if find_place(replace(situation, memory=replace(memory, budget_bytes=None))):
-        yield f"raise settings.memory.budget_bytes to {needed}"
+        claimed = sum(claim.bytes for claim in situation.claims)
+        yield f"raise settings.memory.budget_bytes to {needed + claimed}"
     if find_place(replace(situation, memory=replace(memory, local_fraction=1.0))):
         yield "set settings.memory.local_fraction to 1.0"
     can_be_halved = "bfloat16" not in situation.spec.forbidden_dtypes
