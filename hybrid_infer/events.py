@@ -51,6 +51,21 @@ class CallFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """A local copy has come to another stage of its load.
+
+    Attributes:
+        model: which.
+        stage: ``downloading``, ``placing`` (which waits for memory) or ``loading``.
+        seconds_left: what this stage and those behind it are expected to take.
+    """
+
+    model: str
+    stage: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLoaded:
     """A local copy finished loading."""
 
@@ -58,6 +73,15 @@ class ModelLoaded:
     revision: str | None
     dtype: str
     load_seconds: float
+    quantization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A local copy left memory; `reason` is ``asked``, ``memory`` (for another model) or ``idle``."""
+
+    model: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +95,14 @@ class RemoteQuarantined:
 
 
 Event: TypeAlias = (
-    AttemptFinished | FellBack | CallFinished | CallFailed | ModelLoaded | RemoteQuarantined
+    AttemptFinished
+    | FellBack
+    | CallFinished
+    | CallFailed
+    | ModelLoading
+    | ModelLoaded
+    | ModelUnloaded
+    | RemoteQuarantined
 )
 Observer: TypeAlias = Callable[[Event], None]
 

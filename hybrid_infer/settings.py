@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hybrid_infer.errors import ConfigError
@@ -118,11 +119,19 @@ class MemorySettings:
 
     Attributes:
         max_body_bytes: largest response body accepted from a remote.
-        local_fraction: share of the free memory that local weights may take.
+        local_fraction: share of a device's free memory that a local model may take; a fifth of
+            its weights is counted on top of them in any case, for buffers.
+        budget_bytes: what all local models together may take, caches included; when one more does
+            not fit, those that were used longest ago and serve no call make room. None: as much
+            as is free.
+        idle_seconds: after how long without a call a local model is dropped from memory; None:
+            never.
     """
 
     max_body_bytes: Annotated[int, Bounds(at_least=1024, at_most=16 * 1024**3)] = 64 * 1024 * 1024
-    local_fraction: Fraction = 0.9
+    local_fraction: Fraction = 1.0
+    budget_bytes: Annotated[int, Bounds(at_least=1024**2, at_most=2**60)] | None = None
+    idle_seconds: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,10 @@ def checked_setting(group: str, name: str, value: object) -> Any:
             "must be" and does not repeat the value.
     """
     hint = setting_hints(group)[name]
+    if NoneType in get_args(hint):
+        if value is None:
+            return None
+        hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is Literal:
         choices: tuple[str, ...] = get_args(hint)
         if not isinstance(value, str) or value not in choices:

@@ -202,10 +202,10 @@ def _model(
 
     try:
         can = local.capabilities(spec)
-        downloaded, fits, dtype = can.is_cached, can.fits, can.dtype
+        downloaded, fits, placement = can.is_cached, can.fits, can.placement
         options, detail = list(can.options), can.detail
     except ConfigError as error:  # the device that was asked for is not here
-        downloaded, fits, dtype, options, detail = False, None, None, [], error.message
+        downloaded, fits, placement, options, detail = False, None, None, [], error.message
     remotes = {
         remote.name: "usable" if usable[remote.name] else "not usable"
         for remote in registry.remotes
@@ -220,7 +220,11 @@ def _model(
         "downloaded": downloaded,
         "fits": fits,
         "local": "ready" if serves_locally else "no",
-        "dtype": dtype,
+        "dtype": placement and placement.dtype,
+        "quantization": placement and placement.quantization,
+        "device": placement and "+".join(placement.claim.devices),
+        "bytes": placement and placement.claim.bytes,
+        "cache_tokens": placement and placement.cache_tokens,
         "capabilities": options,
         "detail": detail,
         "remotes": remotes,

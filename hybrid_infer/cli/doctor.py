@@ -58,13 +58,18 @@ def _show(found: dict[str, Any]) -> None:
             row["name"],
             _yes(row["downloaded"]),
             _yes(row["fits"]),
-            f"{row['local']} ({row['dtype']})" if row["dtype"] else row["local"],
+            f"{row['local']} ({_placement(row)})" if row["dtype"] else row["local"],
             ", ".join(row["capabilities"]),
             ", ".join(f"{name}: {state}" for name, state in row["remotes"].items()) or "none",
         )
     console.print(table)
     for step in found["next_steps"]:
         console.print(escape(f"→ {step}"))
+
+
+def _placement(row: dict[str, Any]) -> str:
+    weights = row["quantization"] or row["dtype"]
+    return f"{weights} on {row['device']}, up to {row['bytes'] / 1e9:.1f} GB"
 
 
 def _yes(value: bool | None) -> str:

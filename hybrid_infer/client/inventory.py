@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,7 @@ def list_models(session: Session) -> list[dict[str, Any]]:
 
 
 def _row(session: Session, spec: ModelSpec) -> dict[str, Any]:
-    readiness = session.local.readiness(spec, may_download=False)
-    exclusion = readiness.exclusion
+    copy = session.local.status(spec)
     return {
         "name": spec.name,
         "task": spec.task,
@@ -70,8 +70,11 @@ def _row(session: Session, spec: ModelSpec) -> dict[str, Any]:
         "max_seq_length": spec.max_seq_length,
         "context_length": spec.context_length,
         "remotes": [r.name for r in session.remotes if r.model_id(spec) is not None],
-        "local": str(readiness.state),
-        "local_detail": "" if exclusion is None else exclusion.error.message,
+        "local": copy.state,
+        "local_detail": copy.detail,
+        "local_device": copy.device,
+        "local_dtype": copy.dtype,
+        "local_quantization": copy.quantization,
         "local_options": list(session.local.options(spec)),
     }
 
@@ -82,10 +85,7 @@ def status(session: Session) -> dict[str, Any]:
     remotes = {
         name: _remote_status(session, target, closures) for name, target in session.targets.items()
     }
-    local = {
-        spec.name: str(session.local.readiness(spec, may_download=False).state)
-        for spec in session.registry.models
-    }
+    local = {spec.name: asdict(session.local.status(spec)) for spec in session.registry.models}
     return {"policy": session.policy, "remotes": remotes, "local": local}
 
 

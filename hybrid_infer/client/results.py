@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -39,7 +40,9 @@ def embeddings(session: Session, call: PlannedCall, decision: Decision) -> Embed
         vectors=reply.vectors,
         route=route,
         usage=EmbeddingUsage(reply.prompt_tokens, _truncations(request, reply)),
-        space=_space(session, request, reply.vectors.shape[1]),
+        space=_space(
+            session, request, reply.vectors.shape[1], quantization=reply.provenance.quantization
+        ),
     )
 
 
@@ -72,9 +75,12 @@ def no_embeddings(session: Session, request: EmbedRequest) -> Embeddings:
     )
 
 
-def _space(session: Session, request: EmbedRequest, dim: int) -> EmbeddingSpace:
+def _space(
+    session: Session, request: EmbedRequest, dim: int, *, quantization: str | None = None
+) -> EmbeddingSpace:
     spec = session.local.completed(request.spec)
-    return EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim)
+    space = EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim)
+    return replace(space, quantisation=quantization)
 
 
 def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> ChatCompletion:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,22 +12,20 @@ from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import AsyncPartStream, PartStream
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
-from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
-from hybrid_infer.events import ModelLoaded, Observer, ignore
+from hybrid_infer.errors import HybridInferError, LocalEngineError
+from hybrid_infer.events import Observer, ignore
+from hybrid_infer.local.engines import CopyStatus, Engines
 from hybrid_infer.local.generation.options import honoured_options, unsupported_option
-from hybrid_infer.local.pool import Key, ModelPool
-from hybrid_infer.local.readiness import Shelf, unloaded_readiness
+from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.waiting import wait, wait_async
 from hybrid_infer.routing.policy import unsupported_locally
-from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState, Reply
+from hybrid_infer.routing.targets import Exclusion, Readiness, Reply
 from hybrid_infer.settings import Settings
 from hybrid_infer.snapshots.facts import complete_spec
 
 if TYPE_CHECKING:
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
     from hybrid_infer.local.generation.engine import ChatEngine
-
-    AnyEngine = EmbeddingEngine | ChatEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +35,14 @@ class LocalCapabilities:
     Attributes:
         is_cached: whether its snapshot is on this machine.
         fits: whether it fits the memory; None if that is not known.
-        device: where it would be computed; None if it cannot be.
-        dtype: in which dtype; None if it cannot be.
+        placement: where and how it would be computed; None if it cannot be.
         options: the options of a call that it honours.
         detail: why it cannot serve, or empty.
     """
 
     is_cached: bool
     fits: bool | None
-    device: str | None
-    dtype: str | None
+    placement: Placement | None
     options: tuple[str, ...]
     detail: str
 
@@ -79,12 +73,15 @@ class LocalBackend:
     ) -> None:
         self._settings = settings
         self._device, self._dtype = device, dtype
-        self._allow_download = allow_download
         self._token = token
-        self._on_event = on_event
-        self._clock = clock
-        self._pool: ModelPool[AnyEngine] = ModelPool(clock)
-        self._shelf = Shelf(clock)
+        self._engines = Engines(
+            settings=settings,
+            device=device,
+            dtype=dtype,
+            download=self._download if allow_download else None,
+            on_event=on_event,
+            clock=clock,
+        )
 
     # Serving ---------------------------------------------------------------------------------
 
@@ -94,91 +91,49 @@ class LocalBackend:
         Raises:
             HybridInferError: see `load_engine`; or the computation failed or took too long.
         """
-        engine = self._engine(request.spec, deadline)
-        if isinstance(request, EmbedRequest):
-            job = cast("EmbeddingEngine", engine).submit(request, deadline)
-            return wait(job.future, deadline, job.abandon)
-        from hybrid_infer.local.generation.consuming import LocalStream, collect
+        with self._engines.lease(request.spec, deadline) as engine:
+            if isinstance(request, EmbedRequest):
+                job = cast("EmbeddingEngine", engine).submit(request, deadline)
+                return wait(job.future, deadline, job.abandon)
+            from hybrid_infer.local.generation.consuming import LocalStream, collect
 
-        chat = cast("ChatEngine", engine)
-        return collect(LocalStream(chat, request, deadline, wants_usage=True))
+            chat = cast("ChatEngine", engine)
+            return collect(LocalStream(chat, request, deadline, wants_usage=True))
 
     async def acall(self, request: Request, deadline: Deadline) -> Reply:
         """`call`, awaited."""
-        engine = await self._engine_async(request.spec, deadline)
-        if isinstance(request, EmbedRequest):
-            job = cast("EmbeddingEngine", engine).submit(request, deadline)
-            return await wait_async(job.future, deadline, job.abandon)
-        from hybrid_infer.local.generation.consuming import AsyncLocalStream, collect_async
+        with await self._engines.lease_async(request.spec, deadline) as engine:
+            if isinstance(request, EmbedRequest):
+                job = cast("EmbeddingEngine", engine).submit(request, deadline)
+                return await wait_async(job.future, deadline, job.abandon)
+            from hybrid_infer.local.generation.consuming import AsyncLocalStream, collect_async
 
-        chat = cast("ChatEngine", engine)
-        return await collect_async(AsyncLocalStream(chat, request, deadline, wants_usage=True))
+            chat = cast("ChatEngine", engine)
+            return await collect_async(AsyncLocalStream(chat, request, deadline, wants_usage=True))
 
     def stream(self, request: ChatRequest, deadline: Deadline) -> PartStream:
         """Open a stream of parts; loads the model first if it is cold."""
         from hybrid_infer.local.generation.consuming import LocalStream
 
-        chat = cast("ChatEngine", self._engine(request.spec, deadline))
-        return LocalStream(chat, request, deadline, wants_usage=request.include_usage)
+        # The lease ends with the block; from then on the engine is busy until the stream ends.
+        with self._engines.lease(request.spec, deadline) as engine:
+            chat = _continuable(cast("ChatEngine", engine), request)
+            return LocalStream(chat, request, deadline, wants_usage=request.include_usage)
 
     async def astream(self, request: ChatRequest, deadline: Deadline) -> AsyncPartStream:
         """`stream`, awaited."""
         from hybrid_infer.local.generation.consuming import AsyncLocalStream
 
-        chat = cast("ChatEngine", await self._engine_async(request.spec, deadline))
-        return AsyncLocalStream(chat, request, deadline, wants_usage=request.include_usage)
+        with await self._engines.lease_async(request.spec, deadline) as engine:
+            chat = _continuable(cast("ChatEngine", engine), request)
+            return AsyncLocalStream(chat, request, deadline, wants_usage=request.include_usage)
 
     # Loading ---------------------------------------------------------------------------------
-
-    def _key(self, spec: ModelSpec) -> Key:
-        return (spec.task, spec.repo, spec.revision or "main", self._dtype, self._device)
-
-    def _engine(self, spec: ModelSpec, deadline: Deadline) -> AnyEngine:
-        engine = self._pool.loaded(self._key(spec))
-        if engine is not None:
-            return engine
-        engine = wait(self._load(spec), deadline, _nothing)
-        deadline.renew()
-        return engine
-
-    async def _engine_async(self, spec: ModelSpec, deadline: Deadline) -> AnyEngine:
-        engine = self._pool.loaded(self._key(spec))
-        if engine is not None:
-            return engine
-        # Shielded: other callers may wait for the same load when this one is cancelled.
-        shared = self._load(spec)
-        own: Future[AnyEngine] = Future()
-        shared.add_done_callback(lambda done: _copy_outcome(done, own))
-        engine = await wait_async(own, deadline, _nothing)
-        deadline.renew()
-        return engine
-
-    def _load(self, spec: ModelSpec) -> Future[AnyEngine]:
-        return self._pool.request(self._key(spec), lambda: self._load_now(spec))
-
-    def _load_now(self, spec: ModelSpec) -> AnyEngine:
-        from hybrid_infer.local.loading import load_engine
-
-        started = self._clock()
-        _, error = self._shelf.look(spec)
-        if isinstance(error, ModelNotDownloadedError) and self._allow_download:
-            self._download(spec)
-        engine = load_engine(spec, device=self._device, dtype=self._dtype, settings=self._settings)
-        self._on_event(
-            ModelLoaded(
-                spec.name,
-                engine.provenance.revision,
-                engine.provenance.dtype or "",
-                self._clock() - started,
-            )
-        )
-        return engine
 
     def _download(self, spec: ModelSpec) -> None:
         from hybrid_infer.snapshots.download import pull
 
         pull(spec, token=self._token() if self._token else None, progress=False)
-        self._shelf.forget(spec)
 
     def warm(self, spec: ModelSpec) -> None:
         """Load `spec` now; returns when it is loaded.
@@ -186,17 +141,15 @@ class LocalBackend:
         Raises:
             HybridInferError: see `load_engine`.
         """
-        self._shelf.forget(spec)
-        self._load(spec).result()
+        self._engines.warm(spec)
 
     def preload(self, spec: ModelSpec) -> None:
         """Start loading `spec` in the background; its failure will show when it is asked for."""
-        with suppress(HybridInferError):  # a call that the remote may yet serve must go on
-            self._load(spec)
+        self._engines.preload(spec)
 
     def unload(self, spec: ModelSpec) -> None:
         """Drop `spec` from memory."""
-        self._pool.unload(self._key(spec))
+        self._engines.unload(spec)
 
     # Looking ---------------------------------------------------------------------------------
 
@@ -207,21 +160,11 @@ class LocalBackend:
             spec: the model.
             may_download: whether this call may fetch a missing snapshot, if the client may.
         """
-        key = self._key(spec)
-        if self._pool.loaded(key) is not None:
-            return Readiness(ReadinessState.WARM)
-        facts, error = self._shelf.look(spec)
-        cold = unloaded_readiness(
-            facts,
-            error,
-            load_seconds=self._pool.load_seconds(key),
-            may_download=may_download and self._allow_download,
-        )
-        since = self._pool.loading_since(key)
-        if since is None or cold.state is ReadinessState.ABSENT:
-            return cold
-        left = max(0.0, cold.seconds - (self._clock() - since))
-        return Readiness(ReadinessState.LOADING, left)
+        return self._engines.readiness(spec, may_download=may_download)
+
+    def status(self, spec: ModelSpec) -> CopyStatus:
+        """Everything that is known of the local copy of `spec`; loads nothing."""
+        return self._engines.status(spec)
 
     def unsupported(self, request: Request) -> Exclusion | None:
         """Why the local copy must be left out of a call: it could only ignore an option of it."""
@@ -240,47 +183,43 @@ class LocalBackend:
         """`spec` with what only its snapshot knows, if there is one."""
         if spec.alias is not None:
             return spec
-        facts, _ = self._shelf.look(spec)
+        facts, _ = self._engines.shelf.look(spec)
         return spec if facts is None else complete_spec(spec, facts)
 
     def capabilities(self, spec: ModelSpec) -> LocalCapabilities:
         """What the local copy of `spec` can do here. Imports torch."""
-        from hybrid_infer.local.hardware import hardware
-        from hybrid_infer.local.placement import place
+        from hybrid_infer.local.loading import situation_of
+        from hybrid_infer.local.placing import place
 
-        facts, error = self._shelf.look(spec)
+        facts, error = self._engines.shelf.look(spec)
         options = self.options(spec)
         if facts is None:
-            return LocalCapabilities(
-                False, None, None, None, options, error.message if error else ""
-            )
-        fraction = self._settings.memory.local_fraction
+            return LocalCapabilities(False, None, None, options, error.message if error else "")
         try:
             placement = place(
-                spec, facts, hardware(self._device), dtype=self._dtype, fraction=fraction
+                situation_of(
+                    spec, facts, device=self._device, dtype=self._dtype, settings=self._settings
+                )
             )
         except HybridInferError as refusal:
-            return LocalCapabilities(True, False, None, None, options, refusal.message)
-        return LocalCapabilities(True, True, placement.device, placement.dtype, options, "")
+            return LocalCapabilities(True, False, None, options, refusal.message)
+        return LocalCapabilities(True, True, placement, options, "")
 
     def close(self) -> None:
         """Close every engine; later calls raise `EngineClosedError`."""
-        self._pool.close()
+        self._engines.close()
 
     async def aclose(self) -> None:
         """`close`, awaited: an engine may need a moment to end its batch."""
-        await asyncio.to_thread(self._pool.close)
+        await asyncio.to_thread(self._engines.close)
 
 
-def _nothing() -> None:
-    """A load goes on when one of its waiters leaves."""
+def _continuable(engine: ChatEngine, request: ChatRequest) -> ChatEngine:
+    """An engine that may answer `request`: what other weights have begun, only the same go on with.
 
-
-def _copy_outcome(source: Future[AnyEngine], target: Future[AnyEngine]) -> None:
-    if not target.set_running_or_notify_cancel():
-        return
-    error = source.exception()
-    if error is not None:
-        target.set_exception(error)
-    else:
-        target.set_result(source.result())
+    Raises:
+        LocalEngineError: it is quantised, and is to go on with a remote's answer.
+    """
+    if request.answer_so_far and engine.provenance.quantization is not None:
+        raise LocalEngineError("a quantised copy does not go on with a remote's answer")
+    return engine

@@ -7,14 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hybrid_infer.errors import ConfigError
-
-_CGROUP_LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
+from hybrid_infer.local.cgroups import cgroup_headroom
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,29 +15,50 @@ class Hardware:
     """What placement decides on.
 
     Attributes:
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``cpu``, ``cuda:N`` or ``mps``.
         has_native_bfloat16: whether the device multiplies bfloat16 in hardware.
-        available_bytes: memory that is free for weights on the device.
+        available_bytes: memory that is free on the device.
+        others: further devices that a model may spill over to, each with its free bytes, the
+            CPU last; empty where the user has named a single one.
     """
 
     device: str
     has_native_bfloat16: bool
     available_bytes: int
+    others: tuple[tuple[str, int], ...] = ()
 
 
 def hardware(device: str) -> Hardware:
     """The facts of a device. Imports torch.
 
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` (the GPU with most free memory; a large model may spill
+            over to other GPUs and the CPU), ``cuda:N`` (that one alone) or ``mps``.
+
     Raises:
         ConfigError: the device was named and is not here.
     """
-    chosen = _checked(device)
-    if chosen.startswith("cuda"):
-        import torch
+    import torch
 
-        free, _ = torch.cuda.mem_get_info(torch.device(chosen))
-        return Hardware(chosen, torch.cuda.is_bf16_supported(including_emulation=False), free)
-    return Hardware(chosen, chosen == "cpu" and cpu_has_bfloat16(), available_memory())
+    chosen = _checked(device)
+    if not chosen.startswith("cuda"):
+        return Hardware(chosen, chosen == "cpu" and cpu_has_bfloat16(), available_memory())
+    is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if chosen != "cuda":
+        return Hardware(chosen, is_native, _free(chosen))
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    free = sorted(((_free(gpu), gpu) for gpu in gpus), key=lambda pair: -pair[0])
+    (most, first), *rest = free
+    others = (*((gpu, left) for left, gpu in rest), ("cpu", available_memory()))
+    return Hardware(first, is_native, most, others)
+
+
+def _free(gpu: str) -> int:
+    """Bytes that are free on a GPU, those that torch keeps there for later use included."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(torch.device(gpu))
+    return free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def _checked(device: str) -> str:
@@ -79,15 +93,9 @@ def cpu_has_bfloat16() -> bool:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still use, its control group's limit included."""
+    """Bytes that this process may still use, its control groups' limits included."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
-    for limit_file, usage_file in _CGROUP_LIMITS:
-        try:
-            limit = int(Path(limit_file).read_text(encoding="ascii"))
-            usage = int(Path(usage_file).read_text(encoding="ascii"))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-        available = min(available, max(0, limit - usage))
-    return available
+    headroom = cgroup_headroom()
+    return available if headroom is None else min(available, headroom)

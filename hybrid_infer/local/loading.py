@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.local.entries import Loading
+from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
-from hybrid_infer.local.placement import Placement, place
+from hybrid_infer.local.placement import Claim, Placement, Situation
+from hybrid_infer.local.placing import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
 from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, read_json, snapshot_facts
@@ -23,9 +28,16 @@ logger = logging.getLogger("hybrid_infer")
 
 
 def load_engine(
-    spec: ModelSpec, *, device: str, dtype: str, settings: Settings
+    spec: ModelSpec, loading: Loading, *, device: str, dtype: str, settings: Settings
 ) -> EmbeddingEngine | ChatEngine:
     """Load a model.
+
+    Args:
+        spec: which.
+        loading: finds room for it, and is told how far it is.
+        device: the client's.
+        dtype: the client's.
+        settings: the client's.
 
     Raises:
         ModelNotDownloadedError: it is not on this machine.
@@ -36,18 +48,36 @@ def load_engine(
     path = find_snapshot(spec)
     facts = snapshot_facts(path)
     check_assertions(spec, facts)
-    placement = place(
-        spec,
-        facts,
-        hardware(device),
-        dtype=dtype,
-        fraction=settings.memory.local_fraction,
+
+    def decide(claims: Sequence[Claim], gone: Sequence[Claim]) -> Placement:
+        now = situation_of(spec, facts, device=device, dtype=dtype, settings=settings)
+        return place(replace(now, claims=tuple(claims), gone=tuple(gone)))
+
+    loading.enter("placing")
+    placement = loading.place(decide)
+    loading.enter("loading")
+    provenance = Provenance(
+        spec.repo, observed_revision(path), True, placement.dtype, placement.quantization
     )
-    provenance = Provenance(spec.repo, observed_revision(path), True, placement.dtype)
     with loading_errors(spec.repo):
         if spec.task == "chat":
             return _chat_engine(path, facts, placement, provenance, spec)
         return _embedding_engine(path, facts, placement, provenance, settings)
+
+
+def situation_of(
+    spec: ModelSpec, facts: SnapshotFacts, *, device: str, dtype: str, settings: Settings
+) -> Situation:
+    """What placing `spec` depends on now, but for other loaded models. Imports torch.
+
+    Raises:
+        ConfigError: the device is not here.
+    """
+    from hybrid_infer.local.quantizing import has_torchao
+
+    return Situation(
+        spec, facts, hardware(device), dtype, settings.memory, has_torchao=has_torchao()
+    )
 
 
 def _embedding_engine(
@@ -86,7 +116,12 @@ def _chat_engine(
 
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
-    return ChatEngine(load_decoder(path, placement), prompter, end_tokens(path), provenance)
+    limits = Limits()
+    if placement.cache_tokens is not None:
+        limits = replace(limits, cache_tokens=placement.cache_tokens)
+    return ChatEngine(
+        load_decoder(path, placement), prompter, end_tokens(path), provenance, limits=limits
+    )
 
 
 def _compare_generation_defaults(path: Path, spec: ModelSpec) -> None:

@@ -71,6 +71,7 @@ def unloaded_readiness(
     *,
     load_seconds: float | None,
     may_download: bool,
+    may_be_quantized: bool = False,
 ) -> Readiness:
     """The readiness of a copy that is not in memory.
 
@@ -79,14 +80,17 @@ def unloaded_readiness(
         error: why there is none.
         load_seconds: how long its last load took, if it was ever loaded.
         may_download: whether a missing one may be fetched.
+        may_be_quantized: whether it may turn out to be quantised.
     """
     if facts is not None:
         guess = max(LEAST_LOAD_SECONDS, facts.weight_bytes / LOAD_BYTES_PER_SECOND)
-        return Readiness(ReadinessState.COLD, load_seconds or guess)
+        return Readiness(
+            ReadinessState.COLD, load_seconds or guess, may_be_quantized=may_be_quantized
+        )
     if error is None:
         raise ValueError("a look gives facts or an error")
     if isinstance(error, ModelNotDownloadedError) and may_download:
-        return Readiness(ReadinessState.COLD, DOWNLOAD_SECONDS)
+        return Readiness(ReadinessState.COLD, DOWNLOAD_SECONDS, may_be_quantized=may_be_quantized)
     return absent(error)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,19 @@ class Weights:
         files: safetensors files.
         device: where tensors go.
         dtype: what floating tensors become.
+        quantize: makes the weight of a layer smaller; None: they stay as they are.
 
     Raises:
         ModelIntegrityError: a file is damaged.
     """
 
-    def __init__(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        device: str,
+        dtype: torch.dtype,
+        quantize: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -41,11 +48,18 @@ class Weights:
             except SafetensorError as error:
                 raise ModelIntegrityError(f"{file} is damaged: {error}") from None
         self._prefix = ""
+        self._quantize = quantize
 
     @classmethod
-    def of_snapshot(cls, path: Path, device: str, dtype: torch.dtype) -> Weights:
+    def of_snapshot(
+        cls,
+        path: Path,
+        device: str,
+        dtype: torch.dtype,
+        quantize: Callable[[Tensor], Tensor] | None = None,
+    ) -> Weights:
         """The weights of a snapshot's main model."""
-        return cls(weight_files(path), device, dtype)
+        return cls(weight_files(path), device, dtype, quantize)
 
     def strip(self, prefix: str) -> None:
         """Forget a prefix that all names may share: the name of the model inside a larger one."""
@@ -80,6 +94,11 @@ class Weights:
         offset = torch.cat([self(f"{name}.bias") for name in names]) if bias else None
         return Linear(weight, offset, gelu=gelu)
 
+    def layer_linear(self, *names: str) -> Linear:
+        """A linear layer without bias, of those that a quantised copy makes smaller."""
+        weight = torch.cat([self(f"{name}.weight") for name in names])
+        return Linear(weight if self._quantize is None else self._quantize(weight), None)
+
 
 class Linear:
     """``y = x Wᵀ + b``, optionally followed by GELU.
@@ -101,7 +120,8 @@ class Linear:
         self._bias = bias
         self._gelu = gelu
         self._packed: Any = None
-        if weight.device.type == "cpu" and can_prepack(weight.dtype):
+        # A quantised weight is a tensor of torchao's own class.
+        if is_plain(weight) and weight.device.type == "cpu" and can_prepack(weight.dtype):
             self._packed = _prepacked(weight)
             self._weight = None
 
@@ -117,6 +137,11 @@ class Linear:
         if self._packed is not None:
             return _pointwise_add(x, residual, self._packed, self._bias)
         return functional.linear(x, self._weight, self._bias).add_(residual)  # type: ignore[arg-type]  # as above
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor, and no quantised one."""
+    return type(weight) in (Tensor, torch.nn.Parameter)
 
 
 def _prepacked(weight: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.modules import Modules, modules_of
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
+from hybrid_infer.snapshots.sizes import Sizes, sizes_of
 from hybrid_infer.snapshots.tensors import safetensors_header, weight_files
 
 __all__ = [
@@ -55,6 +56,7 @@ class SnapshotFacts:
         context_length: chat: the window in tokens.
         weight_bytes: size of all tensors on disk.
         weight_dtype: the dtype that most bytes are stored in, as safetensors names it.
+        sizes: how much there is of what.
     """
 
     model_type: str
@@ -68,6 +70,7 @@ class SnapshotFacts:
     context_length: int | None
     weight_bytes: int
     weight_dtype: str
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 def snapshot_facts(path: Path) -> SnapshotFacts:
@@ -79,11 +82,12 @@ def snapshot_facts(path: Path) -> SnapshotFacts:
     config = read_mapping(path / "config.json")
     modules = modules_of(path)
     pooling = _pooling(path, modules)
-    sizes: Counter[str] = Counter()
-    for file in weight_files(path):
-        for entry in safetensors_header(file).values():
+    headers = [safetensors_header(file) for file in weight_files(path)]
+    stored: Counter[str] = Counter()
+    for header in headers:
+        for entry in header.values():
             begin, end = entry["data_offsets"]
-            sizes[entry["dtype"]] += end - begin
+            stored[entry["dtype"]] += end - begin
     return SnapshotFacts(
         model_type=str(config.get("model_type", "")),
         modules=modules,
@@ -94,8 +98,9 @@ def snapshot_facts(path: Path) -> SnapshotFacts:
         dim=_dim(path, modules, pooling, config) if modules else None,
         prompt=_default_prompt(path),
         context_length=None if modules else as_whole(config.get("max_position_embeddings")),
-        weight_bytes=sizes.total(),
-        weight_dtype=max(sizes, key=lambda dtype: sizes[dtype], default="F32"),
+        weight_bytes=stored.total(),
+        weight_dtype=max(stored, key=lambda dtype: stored[dtype], default="F32"),
+        sizes=sizes_of(headers, config),
     )
 
 

@@ -70,6 +70,11 @@ class EmbeddingEngine:
         """Whether requests are refused."""
         return self._scheduler.is_closed
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being computed, or waits."""
+        return self._scheduler.is_busy
+
     def submit(self, request: EmbedRequest, deadline: Deadline) -> EmbedJob:
         """Queue a request; its job's future gets the reply.
 

@@ -99,6 +99,11 @@ class Scheduler:
         """Whether requests are refused: closed, dead, or inherited by a fork."""
         return self._is_closed or self._owner != os.getpid()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request has no answer yet."""
+        return bool(self._live)
+
     def submit(self, job: EmbedJob, lengths: Lengths | None) -> None:
         """Put a request in the queue.
 

@@ -52,6 +52,11 @@ class ChatEngine:
         """Whether requests are refused."""
         return self._loop.is_closed
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is being computed, or waits."""
+        return self._loop.is_busy
+
     def submit(self, request: ChatRequest, deadline: Deadline, emit: Emit) -> ChatJob:
         """Queue a request; `emit` receives its parts, then one `End`.
 

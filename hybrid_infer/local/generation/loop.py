@@ -70,6 +70,11 @@ class DecodeLoop:
         """Whether requests are refused: closed, dead, or inherited by a fork."""
         return self._is_closed or self._owner != os.getpid()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody has no answer yet, or has left within the last step."""
+        return bool(self._live)
+
     def submit(self, job: ChatJob) -> None:
         """Put a request in the queue.
 

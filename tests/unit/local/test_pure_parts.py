@@ -1,41 +1,14 @@
-"""The decisions that need no model: placement, room for an answer, text as it comes."""
+"""The decisions that need no model: room for an answer, text as it comes."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ConfigError, ContextLengthError, InsufficientMemoryError
+from hybrid_infer.errors import ContextLengthError
 from hybrid_infer.local.generation.prompting import room_left
 from hybrid_infer.local.generation.streaming import Detokenizer, StopMatcher
-from hybrid_infer.local.hardware import Hardware
-from hybrid_infer.local.placement import place
 from hybrid_infer.local.weights import Linear, can_prepack
-from hybrid_infer.snapshots.facts import SnapshotFacts
-
-SPEC = ModelSpec("embeddings", "large", "org/t5", None, forbidden_dtypes=("float16",))
-
-
-def facts(gigabytes, dtype="F32"):
-    return SnapshotFacts(
-        "t5", (), "mean", False, True, 256, 768, "", None, int(gigabytes * 1e9), dtype
-    )
-
-
-def test_auto_dtype_follows_the_hardware():
-    fast, slow = Hardware("cpu", True, 10**12), Hardware("cpu", False, 10**12)
-    assert place(SPEC, facts(1), fast, dtype="auto", fraction=0.9).dtype == "bfloat16"
-    assert place(SPEC, facts(1), slow, dtype="auto", fraction=0.9).dtype == "float32"
-    with pytest.raises(ConfigError, match="float16"):
-        place(SPEC, facts(1), fast, dtype="float16", fraction=0.9)
-
-
-def test_a_model_that_does_not_fit_is_refused_with_numbers():
-    small = Hardware("cpu", True, int(10e9))
-    assert place(SPEC, facts(14), small, dtype="bfloat16", fraction=0.9)
-    with pytest.raises(InsufficientMemoryError, match=r"16\.8 GB.*9\.0 GB.*bfloat16"):
-        place(SPEC, facts(14), small, dtype="float32", fraction=0.9)
 
 
 @given(st.text(max_size=60))

@@ -1,5 +1,7 @@
 """What becomes of a broken stream: on which plan it goes on, or in which words it cannot."""
 
+from dataclasses import replace
+
 import pytest
 
 from hybrid_infer.datatypes.route import Reason
@@ -33,6 +35,15 @@ def test_a_text_goes_on_at_the_local_copy_and_nowhere_else():
     assert made.targets == made.order == (LOCAL,)
     assert made.local is WARM
     assert made.exclusions == ()
+
+
+@pytest.mark.parametrize("local", [WARM, COLD])
+def test_a_quantised_copy_is_another_model_in_the_middle_of_a_text(local):
+    quantized = replace(local, may_be_quantized=True)
+    why = continuation_plan(plan(), broken(), quantized)
+    assert why == "the local copy is quantised: it would go on as another model"
+    over = continuation_plan(plan(), broken(has_text=False), quantized)
+    assert LOCAL in over.targets, "as a fallback it may serve: its alias allows that"
 
 
 def test_before_any_text_all_others_come_first_and_then_the_same_again():

@@ -24,9 +24,9 @@ class GenericEncoder:
     """
 
     def __init__(self, path: Path, placement: Placement) -> None:
-        from sentence_transformers import SentenceTransformer
-
         with quiet_loading():
+            from sentence_transformers import SentenceTransformer
+
             self.model: Any = SentenceTransformer(
                 str(path),
                 device=placement.device,

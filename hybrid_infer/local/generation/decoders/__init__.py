@@ -72,10 +72,15 @@ def load_decoder(path: Path, placement: Placement) -> Decoder:
     from hybrid_infer.local.weights import Weights
 
     config = read_json(path / "config.json")
-    dtype = getattr(torch, placement.dtype)
+    dtype, device = getattr(torch, placement.dtype), torch.device(placement.device)
     with torch.inference_mode():
-        if not shape.supports(config):
-            return Generic(path, placement.device, dtype)
+        if placement.spread or not shape.supports(config):
+            return Generic(path, placement)
+        if placement.quantization is not None:
+            from hybrid_infer.local.quantizing import quantizer
+
+            quantize = quantizer(placement.quantization, device)
+            return Llama(Weights.of_snapshot(path, placement.device, dtype, quantize), config)
         weights = Weights.of_snapshot(path, placement.device, dtype)
         if native.supports(shape.Shape.of(config), weights.device, dtype):
             kernels = library()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybrid_infer.errors import InsufficientMemoryError
+from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
 
 
@@ -17,23 +19,28 @@ class Generic:
 
     Args:
         path: the snapshot's folder.
-        device: where it computes.
-        dtype: of its weights.
+        placement: devices, dtype and quantisation.
+
+    Raises:
+        InsufficientMemoryError: its layers do not fit the devices that share it.
     """
 
-    def __init__(self, path: Path, device: str, dtype: torch.dtype) -> None:
-        from transformers import AutoModelForCausalLM
-
-        self.device = torch.device(device)
+    def __init__(self, path: Path, placement: Placement) -> None:
+        self.device = torch.device(placement.device)
         with quiet_loading():
+            from transformers import AutoModelForCausalLM
+
             model: Any = AutoModelForCausalLM.from_pretrained(
                 str(path),
-                dtype=dtype,
+                dtype=getattr(torch, placement.dtype),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                **_placed(placement),
             )
-        self._model = model.to(self.device).eval()
+        if "disk" in (getattr(model, "hf_device_map", None) or {}).values():
+            raise InsufficientMemoryError(f"the layers of {path.name} do not fit the devices")
+        self._model = model.eval()
         self.cache = RowCaches()
 
     def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:  # noqa: ARG002 - known
@@ -83,6 +90,28 @@ class RowCache:
     length: int = 0
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     error: Exception | None = None
+
+
+def _placed(placement: Placement) -> dict[str, Any]:
+    """What transformers, and accelerate behind it, are told of devices and quantisation."""
+    options: dict[str, Any] = {"device_map": {"": placement.device}}
+    if placement.spread:
+        # In order, each as full as it may be: the order is that of preference.
+        limits = {_accelerate_name(device): limit for device, limit in placement.spread}
+        options = {"device_map": "sequential", "max_memory": limits}
+    if placement.quantization is not None:
+        from transformers import TorchAoConfig
+
+        from hybrid_infer.local.quantizing import scheme_config
+
+        config = scheme_config(placement.quantization, torch.device(placement.device))
+        options["quantization_config"] = TorchAoConfig(config)
+    return options
+
+
+def _accelerate_name(device: str) -> int | str:
+    """A GPU is its number to accelerate."""
+    return int(device.partition(":")[2] or 0) if device.startswith("cuda") else device
 
 
 class RowCaches:

@@ -121,10 +121,10 @@ class _Layer:
 
     def __init__(self, weights: Weights, shape: Shape, name: str) -> None:
         attention, mlp = f"{name}self_attn.", f"{name}mlp."
-        self.qkv = weights.linear(*(attention + part for part in shape.qkv), bias=False)
-        self.output = weights.linear(f"{attention}o_proj", bias=False)
-        self.gate_up = weights.linear(*(mlp + part for part in shape.gate_up), bias=False)
-        self.down = weights.linear(f"{mlp}down_proj", bias=False)
+        self.qkv = weights.layer_linear(*(attention + part for part in shape.qkv))
+        self.output = weights.layer_linear(f"{attention}o_proj")
+        self.gate_up = weights.layer_linear(*(mlp + part for part in shape.gate_up))
+        self.down = weights.layer_linear(f"{mlp}down_proj")
         self.input_norm = weights(f"{name}input_layernorm.weight")
         self.output_norm = weights(f"{name}post_attention_layernorm.weight")
 

@@ -1,0 +1,301 @@
+"""From a spec to a loaded engine that stays while it is needed, and what is known of one meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from hybrid_infer.datatypes.deadline import Clock, Deadline
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
+from hybrid_infer.events import ModelLoaded, ModelLoading, ModelUnloaded, Observer, ignore
+from hybrid_infer.local.entries import Key, Lease, Load, Loading
+from hybrid_infer.local.pool import ModelPool
+from hybrid_infer.local.readiness import Shelf, unloaded_readiness
+from hybrid_infer.local.waiting import wait, wait_async
+from hybrid_infer.routing.targets import Readiness, ReadinessState
+from hybrid_infer.settings import Settings
+
+if TYPE_CHECKING:
+    from hybrid_infer.local.embedding.engine import EmbeddingEngine
+    from hybrid_infer.local.generation.engine import ChatEngine
+
+AnyEngine: TypeAlias = "EmbeddingEngine | ChatEngine"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStatus:
+    """The state of one local copy.
+
+    Attributes:
+        state: ``warm``, ``loading``, ``cold`` or ``absent``.
+        detail: why it is absent, or why its last load failed; or empty.
+        stage: how far its load is: ``downloading``, ``placing`` or ``loading``.
+        seconds_left: until it can start on a request, as far as that can be told.
+        bytes: memory that it may take, cache and overhead included.
+        device: where it computes; several are joined by ``+``.
+        dtype: in which dtype.
+        quantization: how its weights were made smaller; None: they were not.
+        idle_seconds: for how long no call has come.
+    """
+
+    state: str
+    detail: str = ""
+    stage: str | None = None
+    seconds_left: float | None = None
+    bytes: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    idle_seconds: float | None = None
+
+
+class Engines:
+    """The models of one client, loaded when they are asked for.
+
+    Args:
+        settings: the client's settings.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``auto`` or a dtype's name.
+        download: fetches a missing snapshot; None where that is not allowed.
+        on_event: told about loads.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        device: str,
+        dtype: str,
+        download: Callable[[ModelSpec], None] | None,
+        on_event: Observer = ignore,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._device, self._dtype = device, dtype
+        self._download = download
+        self._on_event = on_event
+        self._clock = clock
+        self._names: dict[Key, str] = {}
+        self._pool: ModelPool[AnyEngine] = ModelPool(
+            clock, idle_seconds=settings.memory.idle_seconds, on_unload=self._tell_unloaded
+        )
+        self.shelf = Shelf(clock)
+
+    def _keys(self, spec: ModelSpec) -> tuple[Key, Key]:
+        """Where the engine of `spec` is, and where one may be that serves it as well.
+
+        An alias that allows a quantised copy has one place and an alias that does not has another;
+        but the original weights serve both, whichever of them asked first.
+        """
+        names = (spec.task, spec.repo, spec.revision or "main", self._dtype, self._device)
+        plain, quantized = (*names, "original"), (*names, "any")
+        return (quantized, plain) if spec.allow_quantized else (plain, quantized)
+
+    def _loaded_key(self, spec: ModelSpec) -> Key | None:
+        """The place of a loaded engine that may serve `spec`."""
+        for key in self._keys(spec):
+            engine = self._pool.loaded(key)
+            if engine is not None and _may_serve(spec, engine):
+                return key
+        return None
+
+    # Lending ---------------------------------------------------------------------------------
+
+    def lease(self, spec: ModelSpec, deadline: Deadline) -> Lease[AnyEngine]:
+        """The engine of `spec`, loaded if need be; it stays until the lease ends.
+
+        Raises:
+            HybridInferError: see `load_engine`; or the deadline ran out.
+        """
+        while (other := self._other_load(spec)) is not None:
+            wait(_ended(other), deadline, _nothing)
+        lease = self._leased(spec)
+        if not lease.future.done():
+            try:
+                wait(_ended(lease.future), deadline, _nothing)
+                lease.future.result()
+            except BaseException:
+                lease.release()
+                raise
+            deadline.renew()
+        return lease
+
+    async def lease_async(self, spec: ModelSpec, deadline: Deadline) -> Lease[AnyEngine]:
+        """`lease`, awaited."""
+        while (other := self._other_load(spec)) is not None:
+            await wait_async(_ended(other), deadline, _nothing)
+        lease = self._leased(spec)
+        if not lease.future.done():
+            try:
+                await wait_async(_ended(lease.future), deadline, _nothing)
+                lease.future.result()
+            except BaseException:
+                lease.release()
+                raise
+            deadline.renew()
+        return lease
+
+    def _leased(self, spec: ModelSpec) -> Lease[AnyEngine]:
+        own, other = self._keys(spec)
+        if self._pool.loaded(own) is None:
+            lease = self._pool.lease_loaded(other)
+            if lease is not None and _may_serve(spec, lease.future.result()):
+                return lease
+            if lease is not None:
+                lease.release()
+        return self._pool.lease(own, self._loader(spec, own))
+
+    def _other_load(self, spec: ModelSpec) -> Future[AnyEngine] | None:
+        """The load of another alias that may turn out to serve this one too."""
+        key, other = self._keys(spec)
+        if self._loaded_key(spec) is not None or self._pool.underway(key) is not None:
+            return None
+        return self._pool.underway(other)
+
+    # Loading ---------------------------------------------------------------------------------
+
+    def _loader(self, spec: ModelSpec, key: Key) -> Load[AnyEngine]:
+        self._names[key] = spec.name
+        return lambda loading: self._load_now(spec, loading)
+
+    def _load(self, spec: ModelSpec) -> Future[AnyEngine]:
+        own = self._keys(spec)[0]
+        return self._pool.request(own, self._loader(spec, own))
+
+    def _load_now(self, spec: ModelSpec, loading: Loading) -> AnyEngine:
+        from hybrid_infer.local.loading import load_engine
+
+        started = self._clock()
+        heard = Loading(loading.place, lambda stage: self._enter(spec, loading, stage))
+        _, error = self.shelf.look(spec)
+        if isinstance(error, ModelNotDownloadedError) and self._download is not None:
+            heard.enter("downloading")
+            self._download(spec)
+            self.shelf.forget(spec)
+        engine = load_engine(
+            spec, heard, device=self._device, dtype=self._dtype, settings=self._settings
+        )
+        self._on_event(
+            ModelLoaded(
+                spec.name,
+                engine.provenance.revision,
+                engine.provenance.dtype or "",
+                self._clock() - started,
+                engine.provenance.quantization,
+            )
+        )
+        return engine
+
+    def _enter(self, spec: ModelSpec, loading: Loading, stage: str) -> None:
+        loading.enter(stage)
+        readiness = self.readiness(spec, may_download=True)
+        self._on_event(ModelLoading(spec.name, stage, readiness.seconds))
+
+    def _tell_unloaded(self, key: Key, reason: str) -> None:
+        self._on_event(ModelUnloaded(self._names[key], reason))
+
+    def warm(self, spec: ModelSpec) -> None:
+        """Load `spec` now; returns when it is loaded.
+
+        Raises:
+            HybridInferError: see `load_engine`.
+        """
+        self.shelf.forget(spec)
+        while (other := self._other_load(spec)) is not None:
+            _ended(other).result()
+        if self._loaded_key(spec) is None:
+            self._load(spec).result()
+
+    def preload(self, spec: ModelSpec) -> None:
+        """Start loading `spec` in the background, unless that has failed before.
+
+        A failure shows when `spec` is asked for, which tries again.
+        """
+        if self._loaded_key(spec) is not None or self._other_load(spec) is not None:
+            return
+        if self._pool.occupancy(self._keys(spec)[0]).failure is None:
+            with suppress(HybridInferError):  # a call that the remote may yet serve must go on
+                self._load(spec)
+
+    def unload(self, spec: ModelSpec) -> None:
+        """Drop `spec` from memory."""
+        loaded, own = self._loaded_key(spec), self._keys(spec)[0]
+        self._pool.unload(own)
+        if loaded is not None and loaded != own:
+            self._pool.unload(loaded)
+
+    def close(self) -> None:
+        """Close every engine; later calls raise `EngineClosedError`."""
+        self._pool.close()
+
+    # Looking ---------------------------------------------------------------------------------
+
+    def readiness(self, spec: ModelSpec, *, may_download: bool) -> Readiness:
+        """How far the local copy of `spec` is from answering; never blocks, never loads."""
+        key = self._loaded_key(spec)
+        engine = None if key is None else self._pool.loaded(key)
+        if engine is not None:
+            is_quantized = engine.provenance.quantization is not None
+            return Readiness(ReadinessState.WARM, may_be_quantized=is_quantized)
+        own = self._keys(spec)[0]
+        facts, error = self.shelf.look(spec)
+        cold = unloaded_readiness(
+            facts,
+            error,
+            load_seconds=self._pool.load_seconds(own),
+            may_download=may_download and self._download is not None,
+            may_be_quantized=spec.allow_quantized,
+        )
+        since = self._pool.occupancy(own).started_at
+        if since is None or cold.state is ReadinessState.ABSENT:
+            return cold
+        left = max(0.0, cold.seconds - (self._clock() - since))
+        return Readiness(ReadinessState.LOADING, left, may_be_quantized=cold.may_be_quantized)
+
+    def status(self, spec: ModelSpec) -> CopyStatus:
+        """Everything that is known of the local copy of `spec`; loads nothing."""
+        readiness = self.readiness(spec, may_download=False)
+        key = self._loaded_key(spec) or self._keys(spec)[0]
+        engine, known = self._pool.loaded(key), self._pool.occupancy(key)
+        detail = readiness.exclusion.error.message if readiness.exclusion else known.failure
+        claim = known.claim
+        return CopyStatus(
+            state=str(readiness.state),
+            detail=detail or "",
+            stage=known.stage,
+            seconds_left=None if readiness.exclusion else readiness.seconds,
+            bytes=None if claim is None else claim.bytes,
+            device=None if claim is None else "+".join(claim.devices),
+            dtype=None if engine is None else engine.provenance.dtype,
+            quantization=None if engine is None else engine.provenance.quantization,
+            idle_seconds=(
+                None if known.last_used is None else max(0.0, self._clock() - known.last_used)
+            ),
+        )
+
+
+def _may_serve(spec: ModelSpec, engine: AnyEngine) -> bool:
+    """Whether an engine's weights are the ones that `spec` stands for."""
+    return spec.allow_quantized or engine.provenance.quantization is None
+
+
+def _nothing() -> None:
+    """A load goes on when one of its waiters leaves."""
+
+
+def _ended(load: Future[AnyEngine]) -> Future[None]:
+    """Done when a load is, well or badly; others may wait for it when this one is cancelled."""
+    ended: Future[None] = Future()
+
+    def tell(_: Future[AnyEngine]) -> None:
+        if ended.set_running_or_notify_cancel():
+            ended.set_result(None)
+
+    load.add_done_callback(tell)
+    return ended
