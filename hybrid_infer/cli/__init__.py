@@ -15,7 +15,18 @@ from typing import Annotated
 
 import typer
 
-from hybrid_infer.cli import chat, demo, doctor, embed, fake_remote, models, output, pull, verify
+from hybrid_infer.cli import (
+    chat,
+    demo,
+    doctor,
+    embed,
+    fake_remote,
+    models,
+    output,
+    pull,
+    serve,
+    verify,
+)
 from hybrid_infer.errors import HybridInferError
 
 app = typer.Typer(
@@ -55,6 +66,7 @@ app.command("models")(models.models)
 app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.command("fake-remote")(fake_remote.fake_remote)
 
 
