@@ -16,6 +16,7 @@ from hybrid_infer import __version__
 from hybrid_infer.client.aio import AsyncHybridClient
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.bodies import GoneError
+from hybrid_infer.server.describing import DescribedApp
 from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.gate import Gate
 from hybrid_infer.server.options import ServerOptions
@@ -49,7 +50,7 @@ def create_app(
 
     service = Service(client, limits, statistics)
     statistics.know(row["name"] for row in client.list_models())
-    app = FastAPI(
+    app = DescribedApp(
         title="hybrid_infer",
         version=__version__,
         docs_url=None,  # its page would load scripts from elsewhere

@@ -91,6 +91,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(self._too_large())
             return
         super().on_headers_complete()
+        self.cycle.transport = cast("Transport", _Exit(self))
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -106,8 +107,19 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out."""
         super().on_response_complete()
-        if not self._is_whole and not self.transport.is_closing():
+        if not self._is_whole or self._linger_timer is not None:
             self._linger()
+
+    def end(self) -> None:
+        """End the connection once its answer is out, and what the client still sends has come."""
+        if self._is_whole:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP."""
+        self._refuse(ErrorAnswer(400, msg, "bad_request"))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         is_full = len(self.connections) > self._limits.max_connections
@@ -141,6 +153,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
+        if self.transport.is_closing():
+            return
         self._stop_timers()
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
@@ -152,6 +166,19 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = None
+
+
+class _Exit:
+    """The way out of a request's cycle: it writes at once, and closes politely."""
+
+    def __init__(self, connection: BoundedConnection) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.end()
 
 
 async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI

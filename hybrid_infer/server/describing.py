@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Path
+from fastapi import FastAPI, Path
 from pydantic import BaseModel, Field
 
 from hybrid_infer.server.schemas import MODEL_HELP, Body
@@ -161,6 +161,18 @@ _REFUSALS = {
     429: "Too much is in progress; see Retry-After.",
     503: "Not now; see Retry-After.",
 }
+
+
+class DescribedApp(FastAPI):
+    """An application whose description says that the gate before it asks for a key."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI description."""
+        document = super().openapi()
+        schemes = document.setdefault("components", {})
+        schemes["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        return document
 
 
 def answers(kind: Any, *, stream: bool = False) -> _Answers:

@@ -91,6 +91,8 @@ class ErrorAnswer:
         return {"retry-after": str(max(LEAST_RETRY_SECONDS, seconds))}
 
 
+STOPPING = ErrorAnswer(503, "the server is stopping", "shutting_down")
+
 # The first class that fits decides. A refusal of the upstream's key is not the client's 401.
 _TABLE: tuple[tuple[type[HybridInferError], int, str], ...] = (
     (ContextLengthError, 400, "context_length_exceeded"),

@@ -5,6 +5,7 @@ No path is exempt, so there is no path to be mistaken about.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hybrid_infer.server.errors import ErrorAnswer, RefusedError
+from hybrid_infer.server.errors import STOPPING, ErrorAnswer, RefusedError
 from hybrid_infer.server.options import ServerOptions, is_address, own_names
 from hybrid_infer.server.service import Service
 
@@ -45,17 +46,27 @@ class Gate:
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(REQUEST_ID))
 
+        has_started = False
+
         async def send_named(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
             await send(message)
 
         try:
             self._check(scope, headers)
         except RefusedError as refusal:
-            await _refuse(send_named, refusal, headers)
+            await _refuse(send_named, refusal.answer, headers, closes=refusal.closes)
             return
-        await self._app(scope, receive, send_named)
+        try:
+            await self._app(scope, receive, send_named)
+        except asyncio.CancelledError:
+            if not self.service.is_draining:
+                raise
+            if not has_started:  # the time to drain is over
+                await _refuse(send_named, STOPPING, headers, closes=True)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = _name_of(headers.get(b"host", b"").decode("latin-1"))
@@ -75,10 +86,10 @@ class Gate:
         if self._key is not None and not self._key.matches(_given_key(headers)):
             raise RefusedError(
                 401, "the key is missing or wrong; send it as Authorization: Bearer",
-                "invalid_api_key", closes=False,
+                "invalid_api_key",
             )  # fmt: skip
         if self.service.is_draining:
-            raise RefusedError(503, "the server is stopping", "shutting_down", closes=True)
+            raise RefusedError(STOPPING.status, STOPPING.message, STOPPING.code, closes=True)
 
 
 def _request_id(given: bytes | None) -> bytes:
@@ -107,9 +118,10 @@ def _given_key(headers: dict[bytes, bytes]) -> bytes:
     return value if scheme.lower() == b"bearer" else b""
 
 
-async def _refuse(send: Send, refusal: RefusedError, asked: dict[bytes, bytes]) -> None:
-    answer = refusal.answer
-    headers = error_headers(answer, closes=refusal.closes)
+async def _refuse(
+    send: Send, answer: ErrorAnswer, asked: dict[bytes, bytes], *, closes: bool
+) -> None:
+    headers = error_headers(answer, closes=closes)
     if answer.status == 401:  # noqa: PLR2004 - HTTP
         is_browser = b"text/html" in asked.get(b"accept", b"")
         headers.append((b"www-authenticate", _CHALLENGES[is_browser]))

@@ -19,7 +19,7 @@ from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.answers import chunk_document
 from hybrid_infer.server.bodies import GoneError
-from hybrid_infer.server.errors import answer_for
+from hybrid_infer.server.errors import STOPPING, answer_for
 from hybrid_infer.server.work import until_gone
 
 DONE = b"data: [DONE]\n\n"
@@ -85,5 +85,8 @@ class ChatEvents(Response):
                 await write(event(chunk_document(chunk, wants_usage=self._wants_usage)))
         except HybridInferError as error:
             await write(event(answer_for(error).document()), more=False)
+        except asyncio.CancelledError:  # the server's time to drain is over, or nobody reads this
+            await write(event(STOPPING.document()), more=False)
+            raise
         else:
             await write(DONE, more=False)
