@@ -25,6 +25,7 @@ from hybrid_infer.cli import (
     output,
     pull,
     serve,
+    status,
     verify,
 )
 from hybrid_infer.errors import HybridInferError
@@ -33,7 +34,6 @@ app = typer.Typer(
     name="hybrid-infer",
     help="The same model, remote or local: chat and embeddings that survive their remote.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -67,6 +67,7 @@ app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("fake-remote")(fake_remote.fake_remote)
 
 

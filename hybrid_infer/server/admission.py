@@ -23,7 +23,7 @@ class Admission:
 
     def __init__(self, limits: ServerSettings, clock: Clock = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
-        self.requests = self.texts = self.refused = 0
+        self.requests = self.texts = self.most_texts = self.refused = 0
         self._usual_seconds: float | None = None
 
     @contextmanager
@@ -53,6 +53,7 @@ class Admission:
         if self.texts and self.texts + num_texts > self._limits.max_waiting_texts:
             raise self._full(f"{self.texts} texts are waiting")
         self.texts += num_texts
+        self.most_texts = max(self.most_texts, self.texts)
         try:
             yield
         finally:

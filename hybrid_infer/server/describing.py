@@ -139,6 +139,7 @@ class StatusAnswer(BaseModel):
     models: list[dict[str, Any]]
     requests_in_progress: int
     texts_waiting: int
+    most_texts_waiting: int
     refused: int
     recent: dict[str, Any]
 

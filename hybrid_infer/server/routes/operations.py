@@ -51,6 +51,7 @@ async def status_document(service: Service) -> dict[str, Any]:
         ],
         "requests_in_progress": service.admission.requests,
         "texts_waiting": service.admission.texts,
+        "most_texts_waiting": service.admission.most_texts,
         "refused": service.admission.refused,
         "recent": service.statistics.recent(),
     }
