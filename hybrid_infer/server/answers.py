@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -38,9 +39,13 @@ def route_headers(route: Route) -> dict[str, str]:
         "reason": str(route.reason),
         "attempts": str(len(route.attempts)),
     }
-    return {
-        HEADER_PREFIX + name: quote(value, safe="/@:.-_ ") for name, value in named.items() if value
-    }
+    return {HEADER_PREFIX + name: _printable(value) for name, value in named.items() if value}
+
+
+@lru_cache(maxsize=1024)
+def _printable(value: str) -> str:
+    """`value` as a header may hold it: names of models and remotes, the same again and again."""
+    return quote(value, safe="/@:.-_ ")
 
 
 def completion_document(result: ChatCompletion) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def create_app(
     )
     app.state.service = service
     for family in (openai, huggingface, tei, operations):
-        app.include_router(family.router)
+        # Not include_router: each request would be matched against every router, and then its routes.
+        app.router.routes.extend(family.router.routes)
     app.add_exception_handler(HybridInferError, _failed)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(GoneError, _gone)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 import re
-import uuid
 from urllib.parse import urlsplit
 
 import orjson
@@ -95,7 +95,7 @@ class Gate:
 def _request_id(given: bytes | None) -> bytes:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex.encode()
+    return os.urandom(16).hex().encode()
 
 
 def _name_of(host: str) -> str:
