@@ -83,7 +83,7 @@ def asked(url: str, api_key: str | None) -> Iterator[dict[str, Any]]:
                 document = answer.json()
             except httpx2.HTTPError as error:
                 raise APIConnectionError(
-                    f"no server answers at {url}: {error or type(error).__name__}"
+                    f"no server answers at {url}: {str(error) or type(error).__name__}"
                 ) from error
             except ValueError:
                 document = None

@@ -217,11 +217,6 @@ class AsyncHybridClient:
     ) -> None:
         await self.close()
 
-    @property
-    def settings(self) -> Settings:
-        """The settings in force: the constructor's, else models.yaml's."""
-        return self._session.settings
-
     def __repr__(self) -> str:
         return f"AsyncHybridClient({self._session!r})"
 

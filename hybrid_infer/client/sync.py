@@ -286,11 +286,6 @@ class HybridClient:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    @property
-    def settings(self) -> Settings:
-        """The settings in force: the constructor's, else models.yaml's."""
-        return self._session.settings
-
     def __repr__(self) -> str:
         return f"HybridClient({self._session!r})"
 

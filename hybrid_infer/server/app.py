@@ -20,7 +20,7 @@ from hybrid_infer.server.describing import DescribedApp
 from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.gate import Gate
 from hybrid_infer.server.options import ServerOptions
-from hybrid_infer.server.routes import huggingface, openai, operations, tei
+from hybrid_infer.server.routes import huggingface, openai, operations, page, tei
 from hybrid_infer.server.service import Service
 from hybrid_infer.server.statistics import Statistics
 from hybrid_infer.settings import ServerSettings
@@ -59,7 +59,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    for family in (openai, huggingface, tei, operations):
+    for family in (openai, huggingface, tei, operations, page):
         # Not include_router: each request would be matched against every router, and then its routes.
         app.router.routes.extend(family.router.routes)
     app.add_exception_handler(HybridInferError, _failed)

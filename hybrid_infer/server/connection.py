@@ -51,11 +51,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
         self._head_bytes = 0
-        self._reads_body = self._is_whole = False
+        self._reads_body = self._is_whole = self._is_surplus = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""
         super().connection_made(transport)
+        self._is_surplus = len(self.connections) > self._limits.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -122,8 +123,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._refuse(ErrorAnswer(400, msg, "bad_request"))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        is_full = len(self.connections) > self._limits.max_connections
-        super()._start_asgi_task(cycle, cast("ASGI3Application", _too_many) if is_full else app)
+        surplus = cast("ASGI3Application", _too_many)
+        super()._start_asgi_task(cycle, surplus if self._is_surplus else app)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self._limits.header_seconds, self._head_is_late)

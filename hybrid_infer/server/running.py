@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hybrid_infer.client.aio import AsyncHybridClient
+from hybrid_infer.registry import load_registry
 from hybrid_infer.server.app import create_app
 from hybrid_infer.server.lifecycle import HybridServer
 from hybrid_infer.server.options import ServerOptions
@@ -31,8 +32,13 @@ def run(
     Raises:
         ConfigError: an argument of the client is wrong.
     """
-    statistics = Statistics()
+    registry = load_registry(
+        client_arguments.get("models"),
+        profile=client_arguments.get("profile"),
+        base_url=client_arguments.get("base_url"),
+    )
+    limits, statistics = registry.settings.server, Statistics()
     client = AsyncHybridClient(**client_arguments, on_event=statistics)
-    app = create_app(client, options, client.settings.server, statistics)
-    server = HybridServer(app, options, client.settings.server, on_ready)
+    app = create_app(client, options, limits, statistics)
+    server = HybridServer(app, options, limits, on_ready)
     asyncio.run(server.serve(sockets=[listening]))
