@@ -148,6 +148,9 @@ if TYPE_CHECKING:
         RoutingSettings as RoutingSettings,
     )
     from hybrid_infer.settings import (
+        ServerSettings as ServerSettings,
+    )
+    from hybrid_infer.settings import (
         Settings as Settings,
     )
 
@@ -196,6 +199,7 @@ _EXPORTS = {
     "RemoteServerError": "hybrid_infer.errors",
     "Route": "hybrid_infer.datatypes.route",
     "RoutingSettings": "hybrid_infer.settings",
+    "ServerSettings": "hybrid_infer.settings",
     "Settings": "hybrid_infer.settings",
     "StreamInterruptedError": "hybrid_infer.errors",
     "UnverifiableError": "hybrid_infer.errors",

@@ -135,13 +135,53 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What ``hybrid-infer serve`` accepts from a client.
+
+    Attributes:
+        max_connections: open connections; one more is answered 429.
+        max_requests: requests in progress; one more is answered 429.
+        max_waiting_texts: texts of all embeddings requests in progress; a request that would
+            go above is answered 429, unless it is the only one.
+        max_header_bytes: of one request's head.
+        max_body_bytes: of one request's body; the default is text-embeddings-inference's.
+        max_json_depth: lists and objects within each other.
+        max_texts: texts of one embeddings request.
+        max_text_characters: characters of one text or message.
+        max_tokens: the largest ``max_tokens`` that a chat request may ask for.
+        max_choices: the largest ``n`` that a chat request may ask for.
+        header_seconds: time in which a request's head must have arrived.
+        body_seconds: time in which its body must have arrived, and in which a reader must take
+            a piece of its answer.
+        idle_seconds: how long a connection without a request is kept.
+        drain_seconds: time that requests in progress are given when the server is told to stop.
+    """
+
+    max_connections: Annotated[int, Bounds(at_least=1, at_most=65_536)] = 256
+    max_requests: Annotated[int, Bounds(at_least=1, at_most=65_536)] = 128
+    max_waiting_texts: Annotated[int, Bounds(at_least=1, at_most=1_000_000)] = 8192
+    max_header_bytes: Annotated[int, Bounds(at_least=1024, at_most=1024**2)] = 16 * 1024
+    max_body_bytes: Annotated[int, Bounds(at_least=1024, at_most=1024**3)] = 2_000_000
+    max_json_depth: Annotated[int, Bounds(at_least=4, at_most=256)] = 16
+    max_texts: Annotated[int, Bounds(at_least=1, at_most=65_536)] = 2048
+    max_text_characters: Annotated[int, Bounds(at_least=1, at_most=1024**3)] = 100_000
+    max_tokens: Annotated[int, Bounds(at_least=1, at_most=1_048_576)] = 4096
+    max_choices: Annotated[int, Bounds(at_least=1, at_most=128)] = 4
+    header_seconds: Seconds = 10.0
+    body_seconds: Seconds = 30.0
+    idle_seconds: Seconds = 75.0
+    drain_seconds: Seconds = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of a client, in four groups."""
+    """Every setting of a client, and of the server around it, in five groups."""
 
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
 
 
 SETTING_GROUPS: dict[str, type] = {
@@ -149,6 +189,7 @@ SETTING_GROUPS: dict[str, type] = {
     "embedding": EmbeddingSettings,
     "generation": GenerationSettings,
     "memory": MemorySettings,
+    "server": ServerSettings,
 }
 
 

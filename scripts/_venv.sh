@@ -36,7 +36,7 @@ install_venv() {
   # torch goes first and pinned: nothing later can pull another build of it.
   .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
   .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-    --editable ".[demo]" --group dev
+    --editable ".[demo,server]" --group dev
   inputs_stamp >.venv/.installed
 }
 

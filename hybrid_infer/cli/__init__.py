@@ -15,14 +15,25 @@ from typing import Annotated
 
 import typer
 
-from hybrid_infer.cli import chat, demo, doctor, embed, fake_remote, models, output, pull, verify
+from hybrid_infer.cli import (
+    chat,
+    demo,
+    doctor,
+    embed,
+    fake_remote,
+    models,
+    output,
+    pull,
+    serve,
+    status,
+    verify,
+)
 from hybrid_infer.errors import HybridInferError
 
 app = typer.Typer(
     name="hybrid-infer",
     help="The same model, remote or local: chat and embeddings that survive their remote.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,6 +66,8 @@ app.command("models")(models.models)
 app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("fake-remote")(fake_remote.fake_remote)
 
 

@@ -1,0 +1,177 @@
+"""From the client's results to bytes on the wire, in the shapes that clients of OpenAI's expect."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from functools import lru_cache
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from hybrid_infer.datatypes.chat import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatUsage,
+    ChunkChoice,
+    ToolCall,
+)
+from hybrid_infer.datatypes.route import Route
+
+Encoding = Literal["float", "base64"]
+
+NUMBERS_PER_TURN = 65_536  # written at once, about 5 ms, before other requests get the loop
+JSON = "application/json"
+HEADER_PREFIX = "x-hybrid-infer-"
+
+
+def route_headers(route: Route) -> dict[str, str]:
+    """Who served, why, and after how many tries."""
+    named = {
+        "backend": route.backend,
+        "provider": route.provider,
+        "model": route.model,
+        "revision": route.revision,
+        "reason": str(route.reason),
+        "attempts": str(len(route.attempts)),
+    }
+    return {HEADER_PREFIX + name: _printable(value) for name, value in named.items() if value}
+
+
+@lru_cache(maxsize=1024)
+def _printable(value: str) -> str:
+    """`value` as a header may hold it: names of models and remotes, the same again and again."""
+    return quote(value, safe="/@:.-_ ")
+
+
+def completion_document(result: ChatCompletion) -> dict[str, Any]:
+    """OpenAI's ``chat.completion``."""
+    return {
+        "id": result.id,
+        "object": "chat.completion",
+        "created": result.created,
+        "model": result.model,
+        "choices": [_choice(choice) for choice in result.choices],
+        "usage": _usage(result.usage),
+    }
+
+
+def _choice(choice: ChatChoice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": choice.message.role, "content": choice.message.content}
+    if choice.message.tool_calls:
+        message["tool_calls"] = [_tool_call(call) for call in choice.message.tool_calls]
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": choice.logprobs,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments}
+    return {"id": call.id, "type": call.type, "function": function}
+
+
+def _usage(usage: ChatUsage) -> dict[str, int | None]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def chunk_document(chunk: ChatChunk, *, wants_usage: bool) -> dict[str, Any]:
+    """OpenAI's ``chat.completion.chunk``."""
+    document: dict[str, Any] = {
+        "id": chunk.id,
+        "object": "chat.completion.chunk",
+        "created": chunk.created,
+        "model": chunk.model,
+        "choices": [_chunk_choice(choice) for choice in chunk.choices],
+    }
+    if wants_usage:  # null on every chunk but the last, as OpenAI has it
+        document["usage"] = None if chunk.usage is None else _usage(chunk.usage)
+    return document
+
+
+def _chunk_choice(choice: ChunkChoice) -> dict[str, Any]:
+    delta: dict[str, Any] = {}
+    if choice.delta.role is not None:
+        delta["role"] = choice.delta.role
+    if choice.delta.content is not None:
+        delta["content"] = choice.delta.content
+    if choice.delta.tool_calls:
+        delta["tool_calls"] = [
+            {"index": call.index, **_tool_call(call)} for call in choice.delta.tool_calls
+        ]
+    return {
+        "index": choice.index,
+        "delta": delta,
+        "logprobs": choice.logprobs,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+async def embeddings_bytes(
+    vectors: NDArray[np.float32], encoding: Encoding, model: str, num_tokens: int | None
+) -> bytes:
+    """OpenAI's list of embeddings, written piece by piece so that other requests get their turn.
+
+    Args:
+        vectors: float32 ``(n, dim)``.
+        encoding: numbers, or base64 of little-endian float32.
+        model: who answered.
+        num_tokens: of all texts; None if the backend does not say.
+    """
+    end = orjson.dumps({
+        "object": "list",
+        "model": model,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+    })  # fmt: skip
+    pieces = [b'{"data":[']
+    async for first, rows in _turns(vectors):
+        encoded = [_base64(row) for row in rows] if encoding == "base64" else list(rows)
+        items = [
+            {"object": "embedding", "index": first + place, "embedding": row}
+            for place, row in enumerate(encoded)
+        ]
+        pieces += [b"," if first else b"", _listed(items)]
+    return b"".join([*pieces, b"],", end[1:]])
+
+
+async def vectors_bytes(vectors: NDArray[np.float32], encoding: Encoding) -> bytes:
+    """One list of numbers, or one base64 text, for each row."""
+    pieces = [b"["]
+    async for first, rows in _turns(vectors):
+        encoded = [_base64(row) for row in rows] if encoding == "base64" else list(rows)
+        pieces += [b"," if first else b"", _listed(encoded)]
+    return b"".join([*pieces, b"]"])
+
+
+def vector_bytes(vector: NDArray[np.float32], encoding: Encoding) -> bytes:
+    """One flat list of numbers, or one base64 text."""
+    return orjson.dumps(
+        _base64(vector) if encoding == "base64" else vector, option=orjson.OPT_SERIALIZE_NUMPY
+    )
+
+
+async def _turns(vectors: NDArray[np.float32]) -> Any:
+    rows_per_turn = max(1, NUMBERS_PER_TURN // max(1, vectors.shape[1]))
+    for first in range(0, len(vectors), rows_per_turn):
+        if first:
+            await asyncio.sleep(0)
+        yield first, vectors[first : first + rows_per_turn]
+
+
+def _listed(items: list[Any]) -> bytes:
+    """A JSON list without its brackets."""
+    return orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+
+def _base64(row: NDArray[np.float32]) -> str:
+    return base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode()

@@ -1,0 +1,131 @@
+"""Request bodies: read within bounds of size and time, parsed, and checked against their schema."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from hybrid_infer.errors import InvalidRequestError
+from hybrid_infer.server.errors import RefusedError
+from hybrid_infer.settings import ServerSettings
+
+_BodyT = TypeVar("_BodyT", bound=BaseModel)
+_MEMBERS = ("str", "int", "float", "bool")  # what pydantic calls the members of unions
+
+
+class GoneError(Exception):
+    """The client has left; nobody reads an answer."""
+
+
+async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings) -> _BodyT:
+    """The request's body as `kind`.
+
+    Raises:
+        RefusedError: 413 too large, 408 too slow, 415 not JSON by its own word.
+        InvalidRequestError: not JSON, too deep, or not of `kind`; ``argument`` names the field.
+        GoneError: the client left before its last byte.
+    """
+    declared = request.headers.get("content-type", "application/json")
+    if "json" not in declared and "octet-stream" not in declared:
+        raise RefusedError(
+            415, f"the body must be JSON (content-type: application/json), not {declared[:60]!r}",
+            "unsupported_media_type", closes=True,
+        )  # fmt: skip
+    raw = await _raw_body(request, limits)
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequestError("the body must be a JSON object")
+    check_depth(document, limits.max_json_depth)
+    return parsed(document, kind)
+
+
+async def _raw_body(request: Request, limits: ServerSettings) -> bytes:
+    size = request.headers.get("content-length", "0")
+    if int(size) > limits.max_body_bytes:  # the HTTP parser has let digits through only
+        raise _too_large(limits)
+    pieces: list[bytes] = []
+    length = 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise GoneError
+                pieces.append(message["body"])
+                length += len(message["body"])
+                if length > limits.max_body_bytes:
+                    raise _too_large(limits)
+                if not message["more_body"]:
+                    return b"".join(pieces)
+    except TimeoutError:
+        raise RefusedError(
+            408, f"the body did not arrive within {limits.body_seconds:g} s", "request_timeout",
+            closes=True,
+        ) from None  # fmt: skip
+
+
+def _too_large(limits: ServerSettings) -> RefusedError:
+    message = f"the body is larger than {limits.max_body_bytes:,} bytes"
+    return RefusedError(413, message, "body_too_large", closes=True)
+
+
+def check_depth(document: Any, most: int) -> None:
+    """Refuse nesting that nobody needs, before anything recurses into it.
+
+    Raises:
+        InvalidRequestError: there are lists and objects within more than `most` others.
+    """
+    level = [document]
+    for _ in range(most):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise InvalidRequestError(f"the body is nested more than {most} deep")
+
+
+def parsed(document: dict[str, Any], kind: type[_BodyT]) -> _BodyT:
+    """`document` as `kind`.
+
+    Raises:
+        InvalidRequestError: it is not; ``argument`` names the first field at fault.
+    """
+    try:
+        return kind.model_validate(document, strict=True)
+    except ValidationError as error:
+        # The most telling one: of a union's members, the one that got furthest.
+        first = max(error.errors(include_url=False, include_input=False), key=_depth)
+        name = _field(first["loc"])
+        if first["type"] == "extra_forbidden":
+            message = f"unknown field {name!r}"
+        elif first["type"] == "missing":
+            message = f"{name} is required"
+        else:
+            message = f"{name}: {first['msg']}"
+        raise InvalidRequestError(message, argument=name) from None
+
+
+def _depth(error: Any) -> int:
+    return len(error["loc"])
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """``messages[0].role`` of pydantic's location."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier() and part not in _MEMBERS:
+            name += f".{part}" if name else part
+    return name

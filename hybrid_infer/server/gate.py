@@ -1,0 +1,140 @@
+"""What every request passes before any route sees it, whatever its path: who asks, and from where.
+
+No path is exempt, so there is no path to be mistaken about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import re
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hybrid_infer.server.errors import STOPPING, ErrorAnswer, RefusedError
+from hybrid_infer.server.options import ServerOptions, is_address, own_names
+from hybrid_infer.server.service import Service
+
+REQUEST_ID = b"x-request-id"
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_CHALLENGES = {False: b"Bearer", True: b'Basic realm="hybrid-infer", charset="UTF-8"'}
+
+
+class Gate:
+    """ASGI middleware: request ids, ``Host`` and ``Origin``, the key, and the end of the server.
+
+    Args:
+        app: what is behind it.
+        options: the key and the host names.
+        service: knows whether the server has been told to stop.
+    """
+
+    def __init__(self, app: ASGIApp, options: ServerOptions, service: Service) -> None:
+        self._app, self._key, self.service = app, options.key, service
+        self._names = own_names(options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers.get(REQUEST_ID))
+
+        has_started = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+        except RefusedError as refusal:
+            await _refuse(send_named, refusal.answer, headers, closes=refusal.closes)
+            return
+        try:
+            await self._app(scope, receive, send_named)
+        except asyncio.CancelledError:
+            if not self.service.is_draining:
+                raise
+            if not has_started:  # the time to drain is over
+                await _refuse(send_named, STOPPING, headers, closes=True)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        host = _name_of(headers.get(b"host", b"").decode("latin-1"))
+        if not is_address(host) and host not in self._names:
+            raise RefusedError(
+                403, "the Host header names another machine; --allowed-host adds a name",
+                "wrong_host", argument="host", closes=True,
+            )  # fmt: skip
+        origin = headers.get(b"origin")
+        if origin is not None and origin != b"%s://%s" % (
+            scope["scheme"].encode(), headers.get(b"host", b""),
+        ):  # fmt: skip
+            raise RefusedError(
+                403, "pages of other sites may not ask this server", "wrong_origin",
+                argument="origin", closes=True,
+            )  # fmt: skip
+        if self._key is not None and not self._key.matches(_given_key(headers)):
+            raise RefusedError(
+                401, "the key is missing or wrong; send it as Authorization: Bearer",
+                "invalid_api_key",
+            )  # fmt: skip
+        if self.service.is_draining:
+            raise RefusedError(STOPPING.status, STOPPING.message, STOPPING.code, closes=True)
+
+
+def _request_id(given: bytes | None) -> bytes:
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(16).hex().encode()
+
+
+def _name_of(host: str) -> str:
+    """The host of a ``Host`` header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _given_key(headers: dict[bytes, bytes]) -> bytes:
+    """The key of a request: a bearer token, or the password that a browser has asked for."""
+    scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
+    value = value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return value if scheme.lower() == b"bearer" else b""
+
+
+async def _refuse(
+    send: Send, answer: ErrorAnswer, asked: dict[bytes, bytes], *, closes: bool
+) -> None:
+    headers = error_headers(answer, closes=closes)
+    if answer.status == 401:  # noqa: PLR2004 - HTTP
+        is_browser = b"text/html" in asked.get(b"accept", b"")
+        headers.append((b"www-authenticate", _CHALLENGES[is_browser]))
+    body = orjson.dumps(answer.document())
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_headers(answer: ErrorAnswer, *, closes: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of an error, but its length."""
+    headers = [(b"content-type", b"application/json")]
+    headers += [(name.encode(), value.encode()) for name, value in answer.headers().items()]
+    if closes:
+        headers.append((b"connection", b"close"))
+    return headers

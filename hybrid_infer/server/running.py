@@ -1,0 +1,44 @@
+"""A client, its application and the event loop that serves both."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hybrid_infer.client.aio import AsyncHybridClient
+from hybrid_infer.registry import load_registry
+from hybrid_infer.server.app import create_app
+from hybrid_infer.server.lifecycle import HybridServer
+from hybrid_infer.server.options import ServerOptions
+from hybrid_infer.server.statistics import Statistics
+
+
+def run(
+    options: ServerOptions,
+    listening: socket.socket,
+    client_arguments: Mapping[str, Any],
+    on_ready: Callable[[str], object],
+) -> None:
+    """Serve until a signal says otherwise.
+
+    Args:
+        options: where, and to whom.
+        listening: a bound socket.
+        client_arguments: of `AsyncHybridClient`.
+        on_ready: called with the URL once requests are accepted.
+
+    Raises:
+        ConfigError: an argument of the client is wrong.
+    """
+    registry = load_registry(
+        client_arguments.get("models"),
+        profile=client_arguments.get("profile"),
+        base_url=client_arguments.get("base_url"),
+    )
+    limits, statistics = registry.settings.server, Statistics()
+    client = AsyncHybridClient(**client_arguments, on_event=statistics)
+    app = create_app(client, options, limits, statistics)
+    server = HybridServer(app, options, limits, on_ready)
+    asyncio.run(server.serve(sockets=[listening]))

@@ -1,0 +1,151 @@
+"""What needs a look inside the server's process."""
+
+import json
+import logging
+import socket
+import threading
+
+import pytest
+
+from hybrid_infer import LocalEngineError, ServerSettings
+from hybrid_infer.local.generation.job import ChatJob
+
+PATIENCE_SECONDS = 60
+
+
+def chat_head(body):
+    text = json.dumps(body).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_local_copy_within_a_step(server, monkeypatch, stream):
+    messages = [{"role": "user", "content": "Tell me about low latency."}]
+    server.ask("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 1})
+    taken, has_left, began, take = [], threading.Event(), threading.Event(), ChatJob.take
+
+    def watched(job, token):
+        if len(taken) == 3:
+            began.set()
+            assert has_left.wait(PATIENCE_SECONDS)
+            assert ended.wait(PATIENCE_SECONDS)
+        taken.append(token)
+        return take(job, token)
+
+    ended = threading.Event()
+    original = server.service.admission._measured
+    monkeypatch.setattr(
+        server.service.admission,
+        "_measured",
+        lambda seconds: (original(seconds), ended.set()),
+    )
+    monkeypatch.setattr(ChatJob, "take", watched)
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as client:
+        body = {"messages": messages, "max_tokens": 200, "temperature": 0, "stream": stream}
+        client.sendall(chat_head(body))
+        assert began.wait(PATIENCE_SECONDS)
+    has_left.set()
+    assert ended.wait(PATIENCE_SECONDS)  # the request is over while the model is still in its step
+    assert server.service.admission.requests == 0
+    monkeypatch.undo()
+    server.ask("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 1})
+    assert len(taken) <= 5
+
+
+def test_too_much_at_once_is_429_with_a_wait(start):
+    server = start(ServerSettings(max_requests=1))
+    with server.service.admission.request():
+        status, headers, body = server.ask("POST", "/v1/embeddings", {"input": "a"})
+        assert (status, body["error"]["code"]) == (429, "overloaded")
+        assert int(headers["retry-after"]) >= 1
+        assert server.ask("GET", "/health")[0] == 200
+    server.service.admission.texts = 8192
+    assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 429
+    server.service.admission.texts = 0
+    assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 200
+
+
+def test_one_connection_too_many_is_429(start):
+    server = start(ServerSettings(max_connections=1))
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as first:
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"200 OK" in first.recv(4096)
+        status, headers, body = server.ask("GET", "/health")
+        assert (status, body["error"]["code"]) == (429, "overloaded")
+        assert headers["retry-after"] == "1"
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"200 OK" in first.recv(4096)
+
+
+def test_health_computes_when_unsure_and_tells_what_is_broken(start, monkeypatch):
+    server = start()
+    assert server.ask("GET", "/health")[0] == 200, "nothing is loaded, nothing is broken"
+    assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 200
+    probes = []
+
+    async def broken(*arguments, **options):
+        probes.append(arguments)
+        raise LocalEngineError("the device is lost")
+
+    monkeypatch.setattr(server.client, "embed", broken)
+    assert server.ask("GET", "/health")[0] == 200, "a call was served a moment ago"
+    server.statistics.last_success_at = None
+    server.service.health._probed_at = None
+    status, headers, body = server.ask("GET", "/health")
+    assert (status, body["error"]["code"]) == (503, "unhealthy")
+    assert "the device is lost" in body["error"]["message"]
+    assert "retry-after" in headers
+    assert probes == [("health", "embeddings/default")]
+
+
+def test_a_defect_is_500_without_details(start, monkeypatch, caplog):
+    server = start()
+
+    async def broken(*_, **__):
+        raise ZeroDivisionError("a secret detail")
+
+    monkeypatch.setattr(server.client, "embed", broken)
+    with caplog.at_level(logging.ERROR):
+        status, headers, body = server.ask("POST", "/embed", {"inputs": "a"})
+        server.close()  # the trace is logged behind the answer
+    assert (status, body["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in json.dumps(body)
+    assert headers["x-request-id"]
+    assert "a secret detail" in caplog.text
+
+
+def test_status_tells_where_each_alias_is(server):
+    server.ask("POST", "/v1/embeddings", {"input": "a", "model": "small"})
+    _, _, body = server.ask("GET", "/status")
+    states = {row["name"]: row["local"] for row in body["models"]}
+    assert states["embeddings/small"] == "warm"
+    assert body["policy"] == "local-only"
+    assert body["recent"]["local_calls"] >= 1
+
+
+def test_metrics_are_text(server):
+    status, headers, text = server.ask("GET", "/metrics")
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "hybrid_infer_server_requests_in_progress 0" in text
+
+
+def test_the_schema_of_huggingface_s_client_is_understood():
+    from hybrid_infer.server.calls import _response_format
+
+    schema = {"type": "object"}
+    openai_form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    assert _response_format({"type": "json_object", "value": schema}) == openai_form
+    assert _response_format(openai_form) == openai_form
+    assert _response_format({"type": "json_object"}) == {"type": "json_object"}
+
+
+def test_prompts_and_keys_are_in_no_log(start, caplog):
+    server = start(key="a-key-of-mine")
+    with caplog.at_level(logging.DEBUG):
+        server.ask("POST", "/embed", {"inputs": "a private text"})
+    assert "private" not in caplog.text
+    assert "a-key-of-mine" not in caplog.text
