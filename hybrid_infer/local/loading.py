@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid_infer.local.generation.engine import ChatEngine
 
 logger = logging.getLogger("hybrid_infer")
+_importing = threading.Lock()
 
 
 def load_engine(
@@ -84,6 +86,8 @@ def _chat_engine(
     from hybrid_infer.local.generation.engine import ChatEngine, end_tokens
     from hybrid_infer.local.generation.prompting import Prompter
 
+    with _importing:  # two models that load at once: its lazy modules do not bear two first looks
+        from transformers import AutoTokenizer  # noqa: F401 - so that what follows finds it whole
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
     return ChatEngine(load_decoder(path, placement), prompter, end_tokens(path), provenance)
