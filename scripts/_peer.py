@@ -37,8 +37,12 @@ class Peer:
             env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)},
         )
 
+    def seconds(self, do: str, **options: Any) -> float:
+        """Have a command done; the seconds that it took."""
+        return float(self.ask(do, **options)["seconds"])
+
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """Have a command done."""
+        """Have a command done; what it answers."""
         assert self._process.stdin is not None  # noqa: S101 - for the type checker
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         self._process.stdin.write(json.dumps({"do": do, **options}) + "\n")
@@ -54,12 +58,14 @@ class Peer:
         self._process.communicate()
 
 
-def in_turn(peers: Mapping[str, Peer], repeats: int, do: str, **options: Any) -> dict[str, float]:
-    """Median seconds of each peer; they alternate, so that noise hits them alike."""
-    taken: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(repeats):
-        for name, peer in peers.items():
-            taken[name].append(peer.ask(do, **options)["seconds"])
+def in_turn(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Median seconds of each; they alternate, so that noise hits them alike. One turn warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            seconds = call()
+            if turn:
+                taken[name].append(seconds)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 

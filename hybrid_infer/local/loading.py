@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hybrid_infer.local.generation.engine import ChatEngine
 
 logger = logging.getLogger("hybrid_infer")
+_importing = threading.Lock()
 
 
 def load_engine(
@@ -114,6 +116,8 @@ def _chat_engine(
     from hybrid_infer.local.generation.engine import ChatEngine, end_tokens
     from hybrid_infer.local.generation.prompting import Prompter
 
+    with _importing:  # two models that load at once: its lazy modules do not bear two first looks
+        from transformers import AutoTokenizer  # noqa: F401 - so that what follows finds it whole
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
     limits = Limits()

@@ -47,6 +47,7 @@ SHAPES = {
         "rope_parameters": STRETCHED,
     },
     "phi-3": {"model_type": "phi3", "num_key_value_heads": 4, "head_dim": 96},
+    "phi-3, window": {"model_type": "phi3", "num_key_value_heads": 4, "sliding_window": 100},
     "phi-3, grouped": {"model_type": "phi3", "num_key_value_heads": 2, "head_dim": 128},
 }
 # Lengths around the sizes at which caches grow: pages of 64 tokens, extents of 256.
@@ -156,7 +157,6 @@ def _weights(folder):
     "config",
     [
         {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 40},
-        {"model_type": "phi3", "num_key_value_heads": 4, "sliding_window": 100},
         {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True},
         {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
     ],

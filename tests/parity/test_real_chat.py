@@ -1,5 +1,7 @@
 """A real language model, end to end: SmolLM2-135M-Instruct against transformers' generate."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -15,6 +17,28 @@ PROMPTS = [
     "Write one sentence about the sea.",
     "Count from one to five.",
 ]
+QUESTIONS = (
+    "What is {}?",
+    "Write one line about {}.",
+    "Why do people like {}?",
+    "List two kinds of {}.",
+    "Explain {} to a child, please: what is it made of, where does one find it, and what is it for?",
+)
+SUBJECTS = (
+    "bread",
+    "the moon",
+    "rain",
+    "chess",
+    "a violin",
+    "snow",
+    "tea",
+    "a bridge",
+    "gold",
+    "sleep",
+)
+FIFTY = [question.format(subject) for question in QUESTIONS for subject in SUBJECTS]
+NEW_TOKENS = 6
+BATCH = 10
 
 
 @pytest.fixture
@@ -23,13 +47,14 @@ def client(smollm2):
         yield made
 
 
-def test_greedy_equals_generate(client, smollm2):
+def reference(path, prompts):
+    """What `generate` answers to each prompt alone: tokens of the prompt, tokens of the answer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = find_snapshot(load_registry(smollm2).resolve("chat", "real"))
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    for prompt in PROMPTS:
+    answers = []
+    for prompt in prompts:
         inputs = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             add_generation_prompt=True,
@@ -37,12 +62,52 @@ def test_greedy_equals_generate(client, smollm2):
             return_dict=True,
         )
         start = inputs["input_ids"].shape[1]
-        whole = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, start:]
-        expected = tokenizer.decode(
-            whole, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        whole = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, start:]
+        answers.append((start, whole.tolist()))
+    return tokenizer, answers
+
+
+def expected_choice(tokenizer, tokens, ends, stop=None):
+    """Text, finish reason and tokens of an answer, token by token as an API would end it."""
+    for count in range(1, len(tokens) + 1):
+        text = tokenizer.decode(
+            tokens[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        answer = client.chat_completion(prompt, model="real", max_tokens=24, temperature=0)
-        assert answer.choices[0].message.content == expected
+        if stop is not None and stop in text:
+            return text[: text.index(stop)], "stop", count
+        if tokens[count - 1] in ends:
+            return text, "stop", count
+    return text, "length", len(tokens)
+
+
+def test_fifty_answers_are_those_of_generate_batched_or_alone(client, smollm2):
+    path = find_snapshot(load_registry(smollm2).resolve("chat", "real"))
+    tokenizer, answers = reference(path, FIFTY)
+    ends = {tokenizer.eos_token_id}
+
+    def ask(prompt, stop=None):
+        options = {"model": "real", "max_tokens": NEW_TOKENS, "temperature": 0, "stop": stop}
+        made = client.chat_completion(prompt, **options)
+        choice, usage = made.choices[0], made.usage
+        return usage.prompt_tokens, (
+            choice.message.content,
+            choice.finish_reason,
+            usage.completion_tokens,
+        )
+
+    expected = [(start, expected_choice(tokenizer, tokens, ends)) for start, tokens in answers]
+    with ThreadPoolExecutor(BATCH) as pool:
+        assert list(pool.map(ask, FIFTY)) == expected
+    assert [ask(prompt) for prompt in FIFTY[::BATCH]] == expected[::BATCH]
+    # Stop strings that begin inside one token and end inside another.
+    stops = [text[5:9] for _, (text, _, _) in expected[::BATCH]]
+    stopped = [
+        (start, expected_choice(tokenizer, tokens, ends, stop))
+        for (start, tokens), stop in zip(answers[::BATCH], stops, strict=True)
+    ]
+    with ThreadPoolExecutor(BATCH) as pool:
+        assert list(pool.map(ask, FIFTY[::BATCH], stops)) == stopped
+    assert {reason for _, (_, reason, _) in stopped} == {"stop"}
 
 
 def test_it_knows_a_fact_and_streams_it(client):

@@ -114,24 +114,36 @@ class KvCache:
         group = self._where[row]
         return group.data[:, :, group.rows.index(row)]
 
-    def shares(self, lengths: Sequence[int], rows: Sequence[int]) -> list[Share]:
-        """What some rows, which hold `lengths` tokens, need for one step."""
+    def shares(self, lengths: Sequence[int], rows: Sequence[int], window: int) -> list[Share]:
+        """What some rows, which hold `lengths` tokens, need for one step.
+
+        Args:
+            lengths: tokens that each holds.
+            rows: their numbers.
+            window: positions that a token sees, itself included.
+        """
         places = {row: place for place, row in enumerate(rows)}
         shares = []
         for group in self._groups.values():
             slots = [slot for slot, row in enumerate(group.rows) if row in places]
             if slots:
                 order = [places[group.rows[slot]] for slot in slots]
-                shares.append(self._share(group, slots, order, lengths))
+                shares.append(self._share(group, slots, order, lengths, window))
         return shares
 
     def _share(
-        self, group: _Group, slots: list[int], order: list[int], lengths: Sequence[int]
+        self,
+        group: _Group,
+        slots: list[int],
+        order: list[int],
+        lengths: Sequence[int],
+        window: int,
     ) -> Share:
         held = [lengths[number] for number in order]
         places = min(-(-(max(held) + 1) // _PLACES_STEP) * _PLACES_STEP, group.data.shape[4])
         holds = torch.tensor(held, device=self._device)
-        hidden = torch.arange(places, device=self._device) > holds[:, None]
+        behind = holds[:, None] - torch.arange(places, device=self._device)
+        hidden = (behind < 0) | (behind >= window)
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
         mask.masked_fill_(hidden, -torch.inf)
         is_everyone = order == list(range(len(lengths)))

@@ -164,10 +164,12 @@ class DecodeLoop:
         """Let requests join that may; whether there is anything to compute or to tell."""
 
         def is_wanted(job: ChatJob) -> bool:
-            if not job.is_done and job.deadline.expired():
+            if not job.is_done and not job.deadline.expired():
+                return True
+            self._live.pop(job, None)
+            if not job.is_done:
                 late.append(job)
-                return False
-            return not job.is_done
+            return False
 
         in_use = [job.places for job in self._batch.jobs if not job.is_done]
         while (job := self._schedule.next(in_use, is_wanted)) is not None:

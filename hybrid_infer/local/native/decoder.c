@@ -27,6 +27,7 @@ struct decoder_layer {
 
 struct decoder_model {
     int64_t width, inner, num_heads, num_kv_heads, head_dim, num_layers, vocabulary;
+    int64_t window; /* positions that a token sees, itself included */
     float epsilon;
     const struct decoder_layer *layers;
     const float *norm;
@@ -275,9 +276,9 @@ static inline __attribute__((always_inline)) void mix_values(struct mixture *mix
             _mm512_store_ps(mixture->sums[head] + at + 16 * vector, sums[head][vector]);
 }
 
-/* One page for some heads that share its keys; `count` positions of it are seen. */
+/* One page for some heads that share its keys; of its positions those from `first` to `count` are seen. */
 static inline __attribute__((always_inline)) void attend_page(struct mixture *mixture, int num_heads, const bf16 *query,
-                                                              const bf16 *keys, int64_t size, int64_t count)
+                                                              const bf16 *keys, int64_t size, int64_t first, int64_t count)
 {
     enum { BLOCKS = PAGE / KEY_BLOCK };
     __m512 scores[HEADS][BLOCKS];
@@ -290,7 +291,7 @@ static inline __attribute__((always_inline)) void attend_page(struct mixture *mi
             for (int head = 0; head < num_heads; head++)
                 scores[head][block] = _mm512_dpbf16_ps(scores[head][block], pair_of(query + head * size + at), pairs);
         }
-    const uint64_t seen = count < PAGE ? (1ULL << count) - 1 : ~0ULL;
+    const uint64_t seen = (count < PAGE ? (1ULL << count) - 1 : ~0ULL) & ~0ULL << first;
     bf16 shares[HEADS][PAGE];
     float shrink[HEADS];
     for (int head = 0; head < num_heads; head++) {
@@ -328,10 +329,11 @@ static inline __attribute__((always_inline)) void attend_heads(struct decoder *s
         mixture.total[head] = 0.0f;
         memset(mixture.sums[head], 0, (size_t)size * sizeof(float));
     }
-    for (int64_t page = 0; page <= position / PAGE; page++) {
-        const int64_t left = position + 1 - page * PAGE;
+    const int64_t start = position < self->model.window ? 0 : position + 1 - self->model.window;
+    for (int64_t page = start / PAGE; page <= position / PAGE; page++) {
+        const int64_t before = start - page * PAGE, left = position + 1 - page * PAGE;
         attend_page(&mixture, num_heads, query, page_keys(self, layer, token, page, kv_head), size,
-                    left < PAGE ? left : PAGE);
+                    before > 0 ? before : 0, left < PAGE ? left : PAGE);
     }
     for (int head = 0; head < num_heads; head++) {
         bf16 *out = self->mixed + token * self->mixed_stride + (first + head) * size;

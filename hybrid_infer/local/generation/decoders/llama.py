@@ -47,9 +47,9 @@ class Llama:
         cached = self.cache.row(row)
         repeats = self._shape.num_heads // self._shape.num_kv_heads
         mask = None
-        if start:
-            shape = (len(ids), end)
-            mask = torch.ones(shape, dtype=torch.bool, device=self.device).tril_(diagonal=start)
+        if start or end > self._shape.window:
+            mask = torch.ones((len(ids), end), dtype=torch.bool, device=self.device)
+            mask.tril_(diagonal=start).triu_(diagonal=start - self._shape.window + 1)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = cached[layer]
@@ -68,7 +68,7 @@ class Llama:
 
     def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
-        shares = self.cache.shares(lengths, rows)
+        shares = self.cache.shares(lengths, rows, self._shape.window)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if shares[0].order is None:

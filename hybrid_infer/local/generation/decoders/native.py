@@ -47,7 +47,7 @@ class _Layer(Structure):
 class _Model(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("width", "inner", "num_heads", "num_kv_heads")),
-        *((name, c_int64) for name in ("head_dim", "num_layers", "vocabulary")),
+        *((name, c_int64) for name in ("head_dim", "num_layers", "vocabulary", "window")),
         ("epsilon", c_float),
         ("layers", POINTER(_Layer)),
         *((name, c_void_p) for name in ("norm", "words", "head", "cosines", "sines")),
@@ -205,6 +205,7 @@ def _packed(
         shape.head_dim,
         shape.num_layers,
         shape.vocabulary,
+        shape.window,
         shape.epsilon,
         layers,
         packed.keep(weights.wide("model.norm.weight")),

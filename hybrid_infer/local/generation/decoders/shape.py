@@ -13,7 +13,6 @@ from torch import Tensor
 def supports(config: dict[str, Any]) -> bool:
     """Whether our own decoders compute what the configuration asks for."""
     rope = _rope(config)
-    window = config.get("sliding_window")
     return (
         config.get("model_type") in ("llama", "phi3")
         and config.get("hidden_act") == "silu"
@@ -21,7 +20,6 @@ def supports(config: dict[str, Any]) -> bool:
         and not config.get("mlp_bias")
         and rope["rope_type"] in ("default", "llama3")
         and rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) == 1.0
-        and (window is None or window >= config["max_position_embeddings"])
     )
 
 
@@ -37,6 +35,7 @@ class Shape:
         head_dim: length of a head.
         num_layers: layers.
         vocabulary: tokens.
+        window: positions that a token sees at most, itself included.
         epsilon: of the norms.
         is_tied: whether the embedding is the output layer, too.
         qkv: the names of an attention's input projections.
@@ -50,6 +49,7 @@ class Shape:
     head_dim: int
     num_layers: int
     vocabulary: int
+    window: int
     epsilon: float
     is_tied: bool
     qkv: tuple[str, ...]
@@ -68,6 +68,7 @@ class Shape:
             head_dim=config.get("head_dim") or width // num_heads,
             num_layers=config["num_hidden_layers"],
             vocabulary=config["vocab_size"],
+            window=config.get("sliding_window") or config["max_position_embeddings"],
             epsilon=config["rms_norm_eps"],
             is_tied=config.get("tie_word_embeddings", False),
             qkv=("qkv_proj",) if is_fused else ("q_proj", "k_proj", "v_proj"),
