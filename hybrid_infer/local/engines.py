@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
     from hybrid_infer.local.generation.engine import ChatEngine
 
+RETRY_PRELOAD_SECONDS = 60.0
 AnyEngine: TypeAlias = "EmbeddingEngine | ChatEngine"
 
 
@@ -213,13 +214,14 @@ class Engines:
             self._load(spec).result()
 
     def preload(self, spec: ModelSpec) -> None:
-        """Start loading `spec` in the background, unless that has failed before.
+        """Start loading `spec` in the background, unless that has failed within the last minute.
 
         A failure shows when `spec` is asked for, which tries again.
         """
         if self._loaded_key(spec) is not None or self._other_load(spec) is not None:
             return
-        if self._pool.occupancy(self._keys(spec)[0]).failure is None:
+        failed_at = self._pool.occupancy(self._keys(spec)[0]).failed_at
+        if failed_at is None or self._clock() - failed_at >= RETRY_PRELOAD_SECONDS:
             with suppress(HybridInferError):  # a call that the remote may yet serve must go on
                 self._load(spec)
 

@@ -74,9 +74,10 @@ class Entry(Generic[EngineT]):
     @property
     def engine(self) -> EngineT | None:
         """The engine, once it is there and as long as it takes requests."""
-        if not self.future.done() or self.future.exception() is not None:
+        future = self.future  # once: who drops the engine puts another in its place
+        if not future.done() or future.exception() is not None:
             return None
-        engine = self.future.result()
+        engine = future.result()
         return None if engine.is_closed else engine
 
     @property
@@ -96,6 +97,7 @@ class Occupancy:
         claim: what it may come to hold; None before that is known.
         last_used: when it served last, by the pool's clock; None unless it is loaded.
         failure: why its last load failed; None if it did not.
+        failed_at: when that was, by the pool's clock.
     """
 
     stage: str | None = None
@@ -103,6 +105,7 @@ class Occupancy:
     claim: Claim | None = None
     last_used: float | None = None
     failure: str | None = None
+    failed_at: float | None = None
 
 
 class Lease(Generic[EngineT]):

@@ -64,7 +64,7 @@ class ModelPool(Generic[EngineT]):
         self._placing = threading.Lock()  # held while a load finds its place, and makes room
         self._entries: dict[Key, Entry[EngineT]] = {}
         self._load_seconds: dict[Key, float] = {}
-        self._failures: dict[Key, str] = {}
+        self._failures: dict[Key, Occupancy] = {}
         self._timer: Timer | None = None
         self._is_closed = False
         self._owner = os.getpid()
@@ -87,9 +87,9 @@ class ModelPool(Generic[EngineT]):
 
     def occupancy(self, key: Key) -> Occupancy:
         """What is known of `key`."""
-        entry, failure = self._entries.get(key), self._failures.get(key)
+        entry = self._entries.get(key)
         if entry is None:
-            return Occupancy(failure=failure)
+            return self._failures.get(key, Occupancy())
         if not entry.future.done():
             return Occupancy(entry.stage, entry.started_at, entry.claim)
         return Occupancy(claim=entry.claim, last_used=entry.last_used)
@@ -176,7 +176,7 @@ class ModelPool(Generic[EngineT]):
                 if self._entries.get(key) is entry:
                     del self._entries[key]
             if isinstance(error, HybridInferError):
-                self._failures[key] = error.message
+                self._failures[key] = Occupancy(failure=error.message, failed_at=self._clock())
             entry.future.set_exception(error)
             return
         self._load_seconds[key] = self._clock() - entry.started_at

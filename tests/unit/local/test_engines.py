@@ -310,6 +310,29 @@ def test_a_refused_load_is_told_with_its_fix_and_forgotten_once_it_fits():
         assert "budget_bytes" in row["local_detail"]
 
 
+def test_a_failed_load_is_not_repeated_in_the_background_for_a_minute(events, clock):
+    engines = Engines(
+        settings=Settings(memory=MemorySettings(budget_bytes=2**20)),
+        device="cpu",
+        dtype="float32",
+        download=None,
+        on_event=events.append,
+        clock=clock,
+    )
+    with pytest.raises(InsufficientMemoryError):
+        engines.warm(DEFAULT)
+    tries = len(events)
+    engines.preload(DEFAULT)
+    assert engines._pool.underway(engines._keys(DEFAULT)[0]) is None
+    assert len(events) == tries
+    clock.advance(60)
+    engines.preload(DEFAULT)
+    with pytest.raises(InsufficientMemoryError):
+        engines.warm(DEFAULT)  # waits for it, or is the next try
+    assert len(events) > tries
+    engines.close()
+
+
 def test_a_load_under_way_is_told(engines, monkeypatch):
     entered, gate = threading.Event(), threading.Event()
     load_decoder = decoders.load_decoder
