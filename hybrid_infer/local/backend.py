@@ -170,7 +170,13 @@ class LocalBackend:
         _, error = self._shelf.look(spec)
         if isinstance(error, ModelNotDownloadedError) and self._allow_download:
             self._download(spec)
-        engine = load_engine(spec, device=self._device, dtype=self._dtype, settings=self._settings)
+        engine = load_engine(
+            spec,
+            device=self._device,
+            dtype=self._dtype,
+            settings=self._settings,
+            on_event=self._on_event,
+        )
         self._on_event(
             ModelLoaded(
                 spec.name,

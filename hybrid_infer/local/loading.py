@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.events import Observer, ignore
 from hybrid_infer.local.hardware import hardware
 from hybrid_infer.local.placement import Placement, place
 from hybrid_infer.local.translation import loading_errors
@@ -23,9 +24,14 @@ logger = logging.getLogger("hybrid_infer")
 
 
 def load_engine(
-    spec: ModelSpec, *, device: str, dtype: str, settings: Settings
+    spec: ModelSpec,
+    *,
+    device: str,
+    dtype: str,
+    settings: Settings,
+    on_event: Observer = ignore,
 ) -> EmbeddingEngine | ChatEngine:
-    """Load a model.
+    """Load a model; `on_event` is told of what it computes.
 
     Raises:
         ModelNotDownloadedError: it is not on this machine.
@@ -47,7 +53,7 @@ def load_engine(
     with loading_errors(spec.repo):
         if spec.task == "chat":
             return _chat_engine(path, facts, placement, provenance, spec)
-        return _embedding_engine(path, facts, placement, provenance, settings)
+        return _embedding_engine(path, facts, placement, provenance, settings, on_event)
 
 
 def _embedding_engine(
@@ -56,6 +62,7 @@ def _embedding_engine(
     placement: Placement,
     provenance: Provenance,
     settings: Settings,
+    on_event: Observer,
 ) -> EmbeddingEngine:
     from hybrid_infer.local.embedding.encoders import load_encoder
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
@@ -70,6 +77,7 @@ def _embedding_engine(
         provenance,
         settings.embedding.token_budget,
         lane_threads=lane_threads(placement.device),
+        on_event=on_event,
     )
 
 
