@@ -1,0 +1,48 @@
+"""The clients behind an adapter that is called both ways: one of the two is enough."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+
+from hybrid_infer.client.aio import AsyncHybridClient
+from hybrid_infer.client.sync import HybridClient
+from hybrid_infer.datatypes.embeddings import Embeddings
+from hybrid_infer.errors import ConfigError
+
+
+class Clients:
+    """A blocking client, an asynchronous one, or both. Whoever gave them closes them.
+
+    Two clients load a local copy each; with a blocking one alone, awaited calls run on a thread.
+
+    Args:
+        blocking: None with `asynchronous`: blocking calls are refused. None without: a
+            `HybridClient()` is made for the first call.
+        asynchronous: serves what is awaited; None: the blocking one does.
+    """
+
+    def __init__(
+        self, blocking: HybridClient | None, asynchronous: AsyncHybridClient | None
+    ) -> None:
+        self._given = blocking
+        self.asynchronous = asynchronous
+
+    @cached_property
+    def blocking(self) -> HybridClient:
+        """The blocking client.
+
+        Raises:
+            ConfigError: there is only an asynchronous one.
+        """
+        if self._given is None and self.asynchronous is not None:
+            raise ConfigError(
+                "this call blocks, and only async_client= was given: pass client= too"
+            )
+        return HybridClient() if self._given is None else self._given
+
+    async def embed(self, texts: list[str], model: str) -> Embeddings:
+        """`HybridClient.embed`, awaited."""
+        if self.asynchronous is None:
+            return await asyncio.to_thread(self.blocking.embed, texts, model)
+        return await self.asynchronous.embed(texts, model)
