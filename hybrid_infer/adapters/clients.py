@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
+from threading import Lock
 
 from hybrid_infer.client.aio import AsyncHybridClient
 from hybrid_infer.client.sync import HybridClient
@@ -25,21 +25,25 @@ class Clients:
     def __init__(
         self, blocking: HybridClient | None, asynchronous: AsyncHybridClient | None
     ) -> None:
-        self._given = blocking
+        self._blocking = blocking
         self.asynchronous = asynchronous
+        self._lock = Lock()
 
-    @cached_property
+    @property
     def blocking(self) -> HybridClient:
         """The blocking client.
 
         Raises:
             ConfigError: there is only an asynchronous one.
         """
-        if self._given is None and self.asynchronous is not None:
-            raise ConfigError(
-                "this call blocks, and only async_client= was given: pass client= too"
-            )
-        return HybridClient() if self._given is None else self._given
+        with self._lock:
+            if self._blocking is None and self.asynchronous is not None:
+                raise ConfigError(
+                    "this call blocks, and only async_client= was given: pass client= too"
+                )
+            if self._blocking is None:
+                self._blocking = HybridClient()
+            return self._blocking
 
     async def embed(self, texts: list[str], model: str) -> Embeddings:
         """`HybridClient.embed`, awaited."""

@@ -132,8 +132,9 @@ def report_fallback(
     session: Session, call: PlannedCall, decision: Decision, from_target: str
 ) -> None:
     """Tell the observer that the first choice did not serve."""
-    spec, to_target = call.request.spec, decision.target.name
-    session.on_event(FellBack(spec.name, from_target, to_target, decision.reason, spec.task))
+    if session.is_observed:
+        spec, to_target = call.request.spec, decision.target.name
+        session.on_event(FellBack(spec.name, from_target, to_target, decision.reason, spec.task))
 
 
 def report_failure(
@@ -150,7 +151,8 @@ def report_failure(
 
 def report_lookup(session: Session, request: Request, hits: int, misses: int) -> None:
     """Tell the observer what the cache knew."""
-    session.on_event(CacheLookedUp(request.spec.name, hits, misses, request.spec.task))
+    if session.is_observed:
+        session.on_event(CacheLookedUp(request.spec.name, hits, misses, request.spec.task))
 
 
 def report_cache_hit(session: Session, request: Request, route: Route, answered: Answered) -> None:

@@ -12,6 +12,7 @@ from hybrid_infer.adapters.llm_interface.memory import Memory, key_of
 from hybrid_infer.adapters.llm_interface.options import (
     InterfaceOptions,
     Message,
+    read_embed_options,
     read_message,
     reads_json,
 )
@@ -173,11 +174,11 @@ class Interface:
         asked["model"] = self._aliases.get(("chat", model), model)
         if route is not None:
             asked["route"] = route
-        if asked.get("stream"):
-            return self._account.client.chat_completion(messages, **asked)
         wants_json = reads_json(asked)
         if asked.get("response_format") == "json_object":
             self._ask_for_json(asked)
+        if asked.get("stream"):
+            return self._account.client.chat_completion(messages, **asked)
         return self._remembered(
             ["chat", messages, asked, wants_json, how.attempt_json_repair],
             how,
@@ -217,7 +218,7 @@ class Interface:
             HybridInferError: no target could serve the call.
         """
         route = self._route(self._named(interface_name))
-        how, asked = InterfaceOptions.of(interface_options), dict(options or {})
+        how, asked = InterfaceOptions.of(interface_options), read_embed_options(options)
         model = asked.get("model", "default")
         asked["model"] = self._aliases.get(("embeddings", model), model)
         if route is not None:
@@ -233,6 +234,11 @@ class Interface:
     def _named(self, interface_name: str | Sequence[str]) -> str:
         if isinstance(interface_name, str):
             return interface_name
+        if len(interface_name) != 2:  # noqa: PLR2004 - name and key
+            raise InvalidRequestError(
+                "interface_name must be a name, or a pair of name and key",
+                argument="interface_name",
+            )
         name, key = interface_name
         self.set_api_key(name, key)
         return name
@@ -270,16 +276,17 @@ class Interface:
 
     def _tried(self, ask: Callable[[], Any], how: InterfaceOptions) -> tuple[Any, int, float]:
         """The first result of at most `retry_attempts` tries, which ask the very same."""
-        for retries in range(how.retry_attempts):
+        retries = 0
+        while True:
             started_at = self._clock()
             try:
                 return ask(), retries, self._clock() - started_at
             except HybridInferError as error:
-                if not error.retryable or retries + 1 == how.retry_attempts:
+                if not error.retryable or retries + 1 >= how.retry_attempts:
                     raise
                 wait = error.retry_after
                 self._sleep(how.retry_multiplier * 2.0**retries if wait is None else wait)
-        raise InvalidRequestError("retry_attempts must be at least 1", argument="retry_attempts")
+            retries += 1
 
     def close(self) -> None:
         """Release connections and local models, unless the client was given; later calls start anew."""

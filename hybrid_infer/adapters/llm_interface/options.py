@@ -8,6 +8,8 @@ from typing import Any
 
 from hybrid_infer.errors import InvalidRequestError
 
+EMBED_OPTIONS = ("model", "normalize", "truncate", "route", "deadline")
+
 Message = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 
@@ -68,8 +70,10 @@ def read_message(message: Message, options: Mapping[str, Any] | None) -> tuple[A
     """What is asked, and its options, in dictionaries of this call's own.
 
     Raises:
-        InvalidRequestError: a mapping without ``messages``.
+        InvalidRequestError: a mapping without ``messages``, or options with them.
     """
+    if "messages" in (options or {}):
+        raise InvalidRequestError("messages are no option", argument="messages")
     if not isinstance(message, Mapping):
         return message, dict(options or {})
     if "messages" not in message:
@@ -83,3 +87,17 @@ def reads_json(asked: Mapping[str, Any]) -> bool:
     wanted = asked.get("response_format")
     kind = wanted.get("type") if isinstance(wanted, Mapping) else wanted
     return kind in ("json_object", "json_schema")
+
+
+def read_embed_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of an embeddings call, in a dictionary of its own.
+
+    Raises:
+        InvalidRequestError: there is no such option.
+    """
+    for name in options or {}:
+        if name not in EMBED_OPTIONS:
+            raise InvalidRequestError(
+                f"unknown option {name!r}; known: {', '.join(EMBED_OPTIONS)}", argument=name
+            )
+    return dict(options or {})

@@ -131,6 +131,18 @@ def test_embeddings_are_retried(remote_only, fake, slept):
     assert all(0 < seconds <= 1 for seconds in slept), "the remote's own wait, and no other"
 
 
+def test_wrong_arguments_are_named(interface):
+    for call, argument in (
+        (lambda: interface.embeddings("huggingface", "a", {"input": "b"}), "input"),
+        (lambda: interface.send_message("huggingface", "a", {"messages": []}), "messages"),
+        (lambda: interface.send_message(["huggingface"], "a"), "interface_name"),
+        (lambda: interface.send_message("huggingface", 7), "messages"),
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            call()
+        assert caught.value.argument == argument
+
+
 # Repetitions -------------------------------------------------------------------------------------
 
 
