@@ -203,5 +203,8 @@ def chat_key(request: ChatRequest) -> bytes:
 
 
 def _digest(parts: Sequence[object]) -> bytes:
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
+    # Read back first: what JSON makes text of, such as a key that is a number, sorts as text.
+    plain = json.loads(json.dumps(parts))
+    return hashlib.blake2b(
+        json.dumps(plain, sort_keys=True).encode(), digest_size=KEY_BYTES
+    ).digest()

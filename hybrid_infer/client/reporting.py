@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hybrid_infer")
 
+MAX_TOLD = 1024  # as many keys as health itself has
 _LOUD = (Reason.AUTHENTICATION, Reason.QUOTA_EXCEEDED)
 _TOLD_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 
@@ -123,6 +124,8 @@ def _report_closure(session: Session, spec: ModelSpec, attempt: Attempt) -> None
     closure = session.health.closed(target, spec)
     if closure is None or closure.until <= session.told_closed.get(key, 0.0):
         return
+    if len(session.told_closed) >= MAX_TOLD:
+        session.told_closed.clear()  # at worst a closure is told twice
     session.told_closed[key] = closure.until
     seconds = closure.until - session.clock()
     session.on_event(TargetClosed(spec.name, target.name, closure.reason, seconds, spec.task))

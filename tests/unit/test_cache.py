@@ -158,6 +158,8 @@ def test_the_same_request_has_the_same_key():
     ordered = {"temperature": 0, "passthrough": {"presence_penalty": 1, "frequency_penalty": 2}}
     turned = {"temperature": 0, "passthrough": {"frequency_penalty": 2, "presence_penalty": 1}}
     assert chat_key(chat(**ordered)) == chat_key(chat(**turned))
+    number, text = ({"logit_bias": {key: 1, "7": 2}} for key in (5, "5"))
+    assert chat_key(chat(passthrough=number)) == chat_key(chat(passthrough=text))
 
 
 @pytest.mark.parametrize(

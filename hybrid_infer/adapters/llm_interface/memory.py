@@ -60,7 +60,10 @@ class Memory:
         self._entries.put([(key, entry)], self._entries.epoch)
 
 
-def key_of(question: Sequence[Any]) -> bytes:
-    """A hash of what is asked, with every option; what is no JSON, the call itself refuses."""
-    text = json.dumps(question, sort_keys=True, default=repr)
-    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+def key_of(question: Sequence[Any]) -> bytes | None:
+    """A hash of what is asked, with every option; None for what is no JSON: the call refuses it."""
+    try:
+        plain = json.loads(json.dumps(question))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=32).digest()

@@ -137,6 +137,10 @@ def test_wrong_arguments_are_named(interface):
         (lambda: interface.send_message("huggingface", "a", {"messages": []}), "messages"),
         (lambda: interface.send_message(["huggingface"], "a"), "interface_name"),
         (lambda: interface.send_message("huggingface", 7), "messages"),
+        (
+            lambda: interface.send_message("huggingface", [{"role": object()}], {}, 60),
+            "messages[0].role",
+        ),
     ):
         with pytest.raises(InvalidRequestError) as caught:
             call()
