@@ -1,26 +1,76 @@
 """One frozen dataclass per fact worth observing, and the function that delivers them.
 
-Events carry names, counts and times; never prompts, vectors, answers or secrets.
+Events carry names, counts and times; never prompts, vectors, answers or secrets. `model` is how
+commands name a model (``chat/small``, or a Hub id), `operation` is its task.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from hybrid_infer.datatypes.models import Task
 from hybrid_infer.datatypes.route import Attempt, Reason, Route
 
 logger = logging.getLogger("hybrid_infer")
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asked for, as far as it may be told.
+
+    Attributes:
+        operation: ``"chat"`` or ``"embeddings"``.
+        model: the model's name.
+        is_stream: whether chunks were wanted.
+        num_texts: texts to embed; None for chat.
+        options: chat: ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``seed``, those that
+            have a value.
+    """
+
+    operation: Task
+    model: str
+    is_stream: bool = False
+    num_texts: int | None = None
+    options: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an answer consists of, as far as it may be told.
+
+    Attributes:
+        input_tokens: tokens read; None if unknown.
+        output_tokens: tokens written; None if unknown, and for embeddings.
+        finish_reasons: why each choice of a chat answer ended.
+        dim: the length of a vector; None for chat.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reasons: tuple[str, ...] = ()
+    dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFinished:
-    """One try at one target ended, well or badly."""
+    """One try at one target ended, well or badly; told at the end of its call."""
 
     model: str
     attempt: Attempt
+    operation: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A call asked a target again that had failed it; `reason` is what had become of the try before."""
+
+    model: str
+    target: str
+    reason: Reason
+    operation: Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +81,27 @@ class FellBack:
     from_target: str
     to_target: str
     reason: Reason
+    operation: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLookedUp:
+    """A call asked the cache: for how many texts (or one answer) it knew, or did not."""
+
+    model: str
+    hits: int
+    misses: int
+    operation: Task
 
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """A call returned a result; for a stream, its first chunk arrived."""
+    """A call returned a result; for a stream, its first chunk arrived, and `StreamEnded` follows."""
 
     model: str
     route: Route
+    asked: Asked
+    answered: Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +111,51 @@ class CallFailed:
     model: str
     error: str
     attempts: tuple[Attempt, ...]
+    asked: Asked
+    latency_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """A stream came to its end, broke, or was closed by its reader; not told of one that was lost.
+
+    Attributes:
+        model: the model's name.
+        route: who served it in the end.
+        asked: what the call asked for.
+        answered: what came; token counts only if the stream brought them.
+        error: the class name of what broke it; None if nothing did.
+        is_whole: whether it had its finish_reason.
+        duration_seconds: from the call's start to this end.
+    """
+
+    model: str
+    route: Route
+    asked: Asked
+    answered: Answered
+    error: str | None
+    is_whole: bool
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TargetClosed:
+    """A remote is left alone after a failure: a named wait, or an open breaker."""
+
+    model: str
+    target: str
+    reason: Reason
+    seconds: float
+    operation: Task
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReopened:
+    """A remote that had been left alone has served this model again."""
+
+    model: str
+    target: str
+    operation: Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +193,25 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchComputed:
+    """The local embedding engine computed one batch; `model` is the repository id.
+
+    Attributes:
+        model: the repository id.
+        rows: texts in it.
+        tokens: their tokens.
+        forward_seconds: how long it took.
+        waiting: texts that were tokenised and waited at that moment.
+    """
+
+    model: str
+    rows: int
+    tokens: int
+    forward_seconds: float
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteQuarantined:
     """A remote's vectors are not those of the model, so it is not asked for it for a while."""
 
@@ -92,16 +219,23 @@ class RemoteQuarantined:
     target: str
     cos_min: float | None
     seconds: float
+    operation: Task = field(default="embeddings", init=False)
 
 
 Event: TypeAlias = (
     AttemptFinished
+    | Retried
     | FellBack
+    | CacheLookedUp
     | CallFinished
     | CallFailed
+    | StreamEnded
+    | TargetClosed
+    | TargetReopened
     | ModelLoading
     | ModelLoaded
     | ModelUnloaded
+    | BatchComputed
     | RemoteQuarantined
 )
 Observer: TypeAlias = Callable[[Event], None]

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client import caching, compat, inventory, results
 from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.drive import drive_async
 from hybrid_infer.client.options import ClientOptions
@@ -221,17 +221,22 @@ class AsyncHybridClient:
         return f"AsyncHybridClient({self._session!r})"
 
     async def _embed(self, request: EmbedRequest, route: str | None, limit: Deadline) -> Embeddings:
-        self._session.check_open()
         if not request.texts:
             return results.no_embeddings(self._session, request)
-        return await self._run(request, route, limit, results.embeddings)
+        lookup = caching.embedding_lookup(self._session, request, route)
+        return await lookup.complete_async(
+            lambda rest: self._run(rest, route, limit, results.embeddings)
+        )
 
     async def _chat(
         self, request: ChatRequest, route: str | None, limit: Deadline
     ) -> ChatCompletion | AsyncChatStream:
         if request.stream:
             return await self._run(request, route, limit, results.async_chat_stream)
-        return await self._run(request, route, limit, results.chat_completion)
+        lookup = caching.chat_lookup(self._session, request, route)
+        return await lookup.complete_async(
+            lambda rest: self._run(rest, route, limit, results.chat_completion)
+        )
 
     async def _run(
         self,
@@ -240,10 +245,11 @@ class AsyncHybridClient:
         limit: Deadline,
         finish: Callable[[Session, PlannedCall, Decision], _ResultT],
     ) -> _ResultT:
-        call = planned(self._session, request, route, limit)
+        started_at = self._session.clock()
         try:
+            call = planned(self._session, request, route, limit)
             decision = await drive_async(call.flow, call.dispatch)
         except HybridInferError as error:
-            report_failure(self._session, call, error)
+            report_failure(self._session, request, error, started_at)
             raise
         return finish(self._session, call, decision)

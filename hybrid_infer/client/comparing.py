@@ -106,6 +106,8 @@ def _report_mismatch(
     session: Session, target: Target, spec: ModelSpec, rows: Sequence[ProbeParity]
 ) -> None:
     session.canary.distrust(target.name, spec)
+    if session.cache is not None:
+        session.cache.forget(target.name)
     error = EmbeddingSpaceMismatchError(
         f"the vectors of {target.name} are not those of {spec.repo}@{spec.revision}: "
         f"{failures_of(rows)[0]}"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.client.calls import PlannedCall, num_answers
 from hybrid_infer.client.planning import call_of
-from hybrid_infer.client.reporting import report_attempts, report_fallback, route_of
+from hybrid_infer.client.reporting import asked_of, report_attempts, report_fallback, route_of
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.datatypes.route import Attempt, Route
 from hybrid_infer.errors import HybridInferError
+from hybrid_infer.events import Answered, StreamEnded
 from hybrid_infer.routing.continuation import BrokenStream, continuation_plan
 from hybrid_infer.routing.state import Decision
 from hybrid_infer.routing.verdicts import verdict_for
@@ -55,11 +56,16 @@ class Continuing:
         verdict = verdict_for(error)
         if admission is not None:
             session.health.count_failure(admission, verdict, error)
-        failed = Attempt(
-            served_by.name, verdict.reason, type(error).__name__, 0.0, error.retry_after
-        )
         # The try that had served until now is the one that failed.
-        self.attempts = (*self.attempts[:-1], failed)
+        *earlier, served = self.attempts
+        failed = replace(
+            served,
+            reason=verdict.reason,
+            error=type(error).__name__,
+            retry_after=error.retry_after,
+            latency_seconds=self._now() - served.started_after_seconds,
+        )
+        self.attempts = (*earlier, failed)
         if not verdict.falls_back:
             return "the request itself was refused"
         if self._num_continuations >= MOST_CONTINUATIONS:
@@ -86,17 +92,39 @@ class Continuing:
         """How many answers the stream has."""
         return num_answers(cast("ChatRequest", self.call.request))
 
+    def _now(self) -> float:
+        """Seconds since the call began."""
+        return self.session.clock() - self.call.started_at
+
     def end(self) -> None:
         """The present stream has ended; any number of times."""
         self.decision.end_stream()
 
+    def report_end(
+        self, route: Route, answered: Answered, error: str | None, *, is_whole: bool
+    ) -> None:
+        """Tell the observer that the stream has ended."""
+        if self.session.is_observed:
+            asked = asked_of(self.call.request)
+            seconds = self._now()
+            self.session.on_event(
+                StreamEnded(asked.model, route, asked, answered, error, is_whole, seconds)
+            )
+
     def route(self, call: PlannedCall, decision: Decision, error: HybridInferError) -> Route:
         """The route of what follows, every attempt of the stream included."""
         broken_target, self.decision = self.decision.target.name, decision
-        self.attempts = (*self.attempts, *decision.attempts)
+        later = call.started_at - self.call.started_at
+        self.attempts = (
+            *self.attempts,
+            *(
+                replace(tried, started_after_seconds=tried.started_after_seconds + later)
+                for tried in decision.attempts
+            ),
+        )
         reason = verdict_for(error).reason
         detail = f"the stream broke: {error.message}"
         followed = replace(decision, reason=reason, detail=detail, attempts=self.attempts)
-        report_attempts(self.session, call.request.spec.name, self.attempts[-2:])
+        report_attempts(self.session, call.request.spec, self.attempts[-2:])
         report_fallback(self.session, call, followed, broken_target)
         return route_of(self.session, call, followed)

@@ -89,6 +89,9 @@ def check_types(options: ClientOptions) -> None:
     for name in ("allow_download", "strict_auth"):
         if not isinstance(getattr(options, name), bool):
             raise ConfigError(f"{name} must be True or False, not {getattr(options, name)!r}")
+    cache: Any = options.cache
+    if cache is not None and (isinstance(cache, bool) or not isinstance(cache, int) or cache < 1):
+        raise ConfigError(f"cache must be None or a positive number of entries, not {cache!r}")
     if options.on_event is not None and not callable(options.on_event):
         raise ConfigError("on_event must be callable")
     if options.api_key is not None and not isinstance(options.api_key, str):

@@ -8,17 +8,33 @@ from typing import TYPE_CHECKING
 
 from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.replies import ChatReply, EmbedReply
+from hybrid_infer.datatypes.requests import EmbedRequest, Request
 from hybrid_infer.datatypes.route import Attempt, Reason, Route
 from hybrid_infer.errors import ContextLengthError, HybridInferError
-from hybrid_infer.events import AttemptFinished, CallFailed, CallFinished, FellBack
+from hybrid_infer.events import (
+    Answered,
+    Asked,
+    AttemptFinished,
+    CacheLookedUp,
+    CallFailed,
+    CallFinished,
+    FellBack,
+    Retried,
+    TargetClosed,
+    TargetReopened,
+)
 from hybrid_infer.routing.state import Decision
+from hybrid_infer.routing.targets import Result
 
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
 logger = logging.getLogger("hybrid_infer")
 
+MAX_TOLD = 1024  # as many keys as health itself has
 _LOUD = (Reason.AUTHENTICATION, Reason.QUOTA_EXCEEDED)
+_TOLD_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 
 
 def suggest_wider(error: ContextLengthError, spec: ModelSpec, models: Sequence[ModelSpec]) -> None:
@@ -59,43 +75,112 @@ def route_of(session: Session, call: PlannedCall, decision: Decision) -> Route:
     )
 
 
+def asked_of(request: Request) -> Asked:
+    """What may be told of a request."""
+    spec = request.spec
+    if isinstance(request, EmbedRequest):
+        return Asked(spec.task, spec.name, num_texts=len(request.texts))
+    named = ((name, getattr(request, name)) for name in _TOLD_OPTIONS)
+    options = tuple((name, value) for name, value in named if value is not None)
+    return Asked(spec.task, spec.name, is_stream=request.stream, options=options)
+
+
+def answered_of(result: Result) -> Answered:
+    """What may be told of a result; of a stream's first part, nothing."""
+    if isinstance(result, EmbedReply):
+        return Answered(result.prompt_tokens, dim=result.vectors.shape[1])
+    if isinstance(result, ChatReply):
+        reasons = tuple(choice.finish_reason for choice in result.choices)
+        return Answered(result.usage.prompt_tokens, result.usage.completion_tokens, reasons)
+    return Answered()
+
+
 def finished(session: Session, call: PlannedCall, decision: Decision) -> Route:
     """The route of a served call; tells the observer and the log."""
-    route, model = route_of(session, call, decision), call.request.spec.name
-    report_attempts(session, model, route.attempts)
+    route, spec = route_of(session, call, decision), call.request.spec
+    report_attempts(session, spec, route.attempts)
     if decision.reason not in (Reason.PRIMARY, Reason.REQUESTED):
         report_fallback(session, call, decision, call.plan.order[0].name)
-    session.on_event(CallFinished(model, route))
+    if session.is_observed:
+        asked, answered = asked_of(call.request), answered_of(decision.result)
+        session.on_event(CallFinished(spec.name, route, asked, answered))
     return route
 
 
-def report_attempts(session: Session, model: str, attempts: tuple[Attempt, ...]) -> None:
+def report_attempts(session: Session, spec: ModelSpec, attempts: tuple[Attempt, ...]) -> None:
     """Tell the observer of tries, and the log of those that only a person can mend."""
     for attempt in attempts:
-        session.on_event(AttemptFinished(model, attempt))
         if attempt.reason in _LOUD and (attempt.target, attempt.reason) not in session.warned:
             session.warned.add((attempt.target, attempt.reason))
             logger.warning(
                 "remote %s refused %s (%s); other targets serve while this lasts",
                 attempt.target,
-                model,
+                spec.name,
                 attempt.reason,
             )
+    if not session.is_observed:
+        return
+    failed: dict[str, Reason] = {}
+    for attempt in attempts:
+        before = failed.get(attempt.target)
+        if before is not None:
+            session.on_event(Retried(spec.name, attempt.target, before, spec.task))
+        session.on_event(AttemptFinished(spec.name, attempt, spec.task))
+        if attempt.reason is not None:
+            failed[attempt.target] = attempt.reason
+        _report_closure(session, spec, attempt)
+
+
+def _report_closure(session: Session, spec: ModelSpec, attempt: Attempt) -> None:
+    """Tell that a remote has closed to later calls, or that it serves again."""
+    target = session.targets.get(attempt.target)
+    if target is None:
+        return
+    key = (target.name, spec.name)
+    if attempt.reason is None:
+        if session.told_closed.pop(key, None) is not None:
+            session.on_event(TargetReopened(spec.name, target.name, spec.task))
+        return
+    closure = session.health.closed(target, spec)
+    if closure is None or closure.until <= session.told_closed.get(key, 0.0):
+        return
+    if len(session.told_closed) >= MAX_TOLD:
+        session.told_closed.clear()  # at worst a closure is told twice
+    session.told_closed[key] = closure.until
+    seconds = closure.until - session.clock()
+    session.on_event(TargetClosed(spec.name, target.name, closure.reason, seconds, spec.task))
 
 
 def report_fallback(
     session: Session, call: PlannedCall, decision: Decision, from_target: str
 ) -> None:
-    """Tell the observer and the log that the first choice did not serve."""
-    model, to_target = call.request.spec.name, decision.target.name
-    logger.info("%s served by %s instead of %s: %s", model, to_target, from_target, decision.reason)
-    session.on_event(FellBack(model, from_target, to_target, decision.reason))
+    """Tell the observer that the first choice did not serve."""
+    if session.is_observed:
+        spec, to_target = call.request.spec, decision.target.name
+        session.on_event(FellBack(spec.name, from_target, to_target, decision.reason, spec.task))
 
 
-def report_failure(session: Session, call: PlannedCall, error: HybridInferError) -> None:
+def report_failure(
+    session: Session, request: Request, error: HybridInferError, started_at: float
+) -> None:
     """Tell the observer and the log that a call ended with an error."""
-    model = call.request.spec.name
+    spec = request.spec
     if isinstance(error, ContextLengthError):
-        suggest_wider(error, call.request.spec, session.registry.models)
-    report_attempts(session, model, error.attempts)
-    session.on_event(CallFailed(model, type(error).__name__, error.attempts))
+        suggest_wider(error, spec, session.registry.models)
+    report_attempts(session, spec, error.attempts)
+    if session.is_observed:
+        seconds = session.clock() - started_at
+        name, asked = type(error).__name__, asked_of(request)
+        session.on_event(CallFailed(spec.name, name, error.attempts, asked, seconds))
+
+
+def report_lookup(session: Session, request: Request, hits: int, misses: int) -> None:
+    """Tell the observer what the cache knew."""
+    if session.is_observed:
+        session.on_event(CacheLookedUp(request.spec.name, hits, misses, request.spec.task))
+
+
+def report_cache_hit(session: Session, request: Request, route: Route, answered: Answered) -> None:
+    """Tell the observer that the cache has answered a call."""
+    if session.is_observed:
+        session.on_event(CallFinished(request.spec.name, route, asked_of(request), answered))

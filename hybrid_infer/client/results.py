@@ -40,7 +40,7 @@ def embeddings(session: Session, call: PlannedCall, decision: Decision) -> Embed
         vectors=reply.vectors,
         route=route,
         usage=EmbeddingUsage(reply.prompt_tokens, _truncations(request, reply)),
-        space=_space(
+        space=space_of(
             session, request, reply.vectors.shape[1], quantization=reply.provenance.quantization
         ),
     )
@@ -54,7 +54,12 @@ def _truncations(request: EmbedRequest, reply: EmbedReply) -> int | None:
 
 
 def no_embeddings(session: Session, request: EmbedRequest) -> Embeddings:
-    """The result of ``embed([])``: nothing was asked, so nobody is."""
+    """The result of ``embed([])``: nothing was asked, so nobody is.
+
+    Raises:
+        EngineClosedError: the client is closed.
+    """
+    session.check_open()
     dim = request.spec.dim or 0
     route = Route(
         backend="local",
@@ -71,13 +76,14 @@ def no_embeddings(session: Session, request: EmbedRequest) -> Embeddings:
         vectors=np.zeros((0, dim), np.float32),
         route=route,
         usage=EmbeddingUsage(0, 0),
-        space=_space(session, request, dim),
+        space=space_of(session, request, dim),
     )
 
 
-def _space(
+def space_of(
     session: Session, request: EmbedRequest, dim: int, *, quantization: str | None = None
 ) -> EmbeddingSpace:
+    """The space that the vectors of `request` live in."""
     spec = session.local.completed(request.spec)
     space = EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim)
     return replace(space, quantisation=quantization)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from hybrid_infer.cache import ResponseCache
 from hybrid_infer.client import checks, requests
 from hybrid_infer.client.backends import Backends
 from hybrid_infer.client.canary import Canary
@@ -69,8 +70,7 @@ class Session:
         self.device = checked_device(asked_device or options.device)
         self.dtype = checked_dtype(options.dtype)
         self.deadline_seconds = self._checked_deadline(options.deadline)
-        if options.cache is not None:
-            raise ConfigError("cache= is not available in this version; leave it None")
+        self.cache = None if options.cache is None else ResponseCache(options.cache)
         # The key lives on in the remotes' own wrapped ones, and nowhere else.
         self.options = replace(options, api_key=None)
         self.clock = time.monotonic
@@ -81,7 +81,8 @@ class Session:
         )
         self.latency, self.remote_latency = LatencyWindow(), LatencyWindow()
         self.hedges = HedgeBudget()
-        self.on_event = guarded(options.on_event)
+        self.on_event, self.is_observed = guarded(options.on_event), options.on_event is not None
+        self.told_closed: dict[tuple[str, str], float] = {}  # which closures observers know of
         self.warned: set[tuple[str, Reason]] = set()
         self.backends = self._new_backends(options.api_key)
         self.canary = Canary(self.remotes, self.settings.routing, clock=self.clock)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
 from hybrid_infer.client.drive import drive, drive_async
-from hybrid_infer.datatypes.chat import ChatChunk, ChunkChoice
+from hybrid_infer.datatypes.chat import ChatChunk, ChatUsage, ChunkChoice
 from hybrid_infer.datatypes.replies import AsyncPartStream, ChatPart, PartStream
 from hybrid_infer.datatypes.route import Route
 from hybrid_infer.datatypes.timings import ChatTimings, timings_of
 from hybrid_infer.errors import HybridInferError, StreamInterruptedError
+from hybrid_infer.events import Answered
 from hybrid_infer.routing.state import Decision
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ class _StreamState:
         self._finished: set[int] = set()
         self._has_tools = False
         self._timings: list[ChatTimings] = []
+        self._finish_reasons: list[str] = []
+        self._usage = ChatUsage(None, None)
+        self._error: str | None = None
+        self._is_told = Lock()  # taken by the first to close
 
     def is_closed(self) -> bool:
         """Whether the caller, or the end, has closed the stream; from any thread."""
@@ -50,9 +56,15 @@ class _StreamState:
         return timings_of(self._timings)
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Nothing follows; any number of times, from any thread."""
         self._is_closed = True
         self._continuing.end()
+        if self._is_told.acquire(blocking=False):
+            usage, reasons = self._usage, tuple(self._finish_reasons)
+            answered = Answered(usage.prompt_tokens, usage.completion_tokens, reasons)
+            self._continuing.report_end(
+                self.route, answered, self._error, is_whole=self.has_finished
+            )
 
     def chunk(self, part: ChatPart) -> ChatChunk | None:
         """What the caller gets of a part; None for a second announcement of who speaks."""
@@ -63,11 +75,13 @@ class _StreamState:
         for choice in part.choices:
             if choice.delta.role is not None:
                 self._announced.add(choice.index)
-            if choice.finish_reason is not None:
-                self._finished.add(choice.index)
             self._has_tools |= bool(choice.delta.tool_calls)
             if choice.index == 0 and choice.delta.content:
                 self._text.append(choice.delta.content)
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
+                self._finish_reasons.append(choice.finish_reason)
+        self._usage = part.usage or self._usage
         return ChatChunk(
             self.id, self.created, self.route.model, part.choices, part.usage, self.route
         )
@@ -99,6 +113,7 @@ class _StreamState:
         if not isinstance(error, StreamInterruptedError):
             message = f"the stream broke after its first chunk: {message}"
         interrupted = StreamInterruptedError(message, partial="".join(self._text))
+        self._error = type(interrupted).__name__
         interrupted.add_note(f"not continued: {why}")
         interrupted.attempts = self._continuing.attempts
         interrupted.retry_after = error.retry_after

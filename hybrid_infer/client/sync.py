@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_infer.client import compat, inventory, results
+from hybrid_infer.client import caching, compat, inventory, results
 from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.drive import drive
 from hybrid_infer.client.options import ClientOptions
@@ -53,7 +53,7 @@ class HybridClient:
         dtype: ``auto`` (bfloat16 where computed natively, else float32) or a dtype's name.
         allow_download: whether a missing local copy may be downloaded by a call.
         strict_auth: raise when a remote refuses the key, instead of falling back.
-        cache: None.
+        cache: how many vectors and repeatable chat answers are remembered in memory; None: none.
         on_event: called with each event of `hybrid_infer.events`, on the thread that causes it.
         settings: everything else; replaces models.yaml's ``settings:``.
 
@@ -292,17 +292,18 @@ class HybridClient:
         return f"HybridClient({self._session!r})"
 
     def _embed(self, request: EmbedRequest, route: str | None, limit: Deadline) -> Embeddings:
-        self._session.check_open()
         if not request.texts:
             return results.no_embeddings(self._session, request)
-        return self._run(request, route, limit, results.embeddings)
+        lookup = caching.embedding_lookup(self._session, request, route)
+        return lookup.complete(lambda rest: self._run(rest, route, limit, results.embeddings))
 
     def _chat(
         self, request: ChatRequest, route: str | None, limit: Deadline
     ) -> ChatCompletion | ChatStream:
         if request.stream:
             return self._run(request, route, limit, results.chat_stream)
-        return self._run(request, route, limit, results.chat_completion)
+        lookup = caching.chat_lookup(self._session, request, route)
+        return lookup.complete(lambda rest: self._run(rest, route, limit, results.chat_completion))
 
     def _run(
         self,
@@ -311,10 +312,11 @@ class HybridClient:
         limit: Deadline,
         finish: Callable[[Session, PlannedCall, Decision], _ResultT],
     ) -> _ResultT:
-        call = planned(self._session, request, route, limit)
+        started_at = self._session.clock()
         try:
+            call = planned(self._session, request, route, limit)
             decision = drive(call.flow, call.dispatch)
         except HybridInferError as error:
-            report_failure(self._session, call, error)
+            report_failure(self._session, request, error, started_at)
             raise
         return finish(self._session, call, decision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -14,6 +14,7 @@ class Reason(StrEnum):
 
     PRIMARY = "primary"  # the policy's first choice served
     REQUESTED = "requested"  # the caller's `route=` named the target
+    CACHE_HIT = "cache_hit"  # the client's own cache knew the answer
     RATE_LIMITED = "rate_limited"
     QUOTA_EXCEEDED = "quota_exceeded"
     AUTHENTICATION = "authentication"
@@ -45,6 +46,7 @@ class Attempt:
         error: the class name of its error; None when it served the call.
         latency_seconds: how long the try took.
         retry_after: the wait that the target asked for, in seconds.
+        started_after_seconds: when the try began, counted from the call's own beginning.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Attempt:
     error: str | None
     latency_seconds: float
     retry_after: float | None = None
+    started_after_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,12 @@ class Engines:
             self._download(spec)
             self.shelf.forget(spec)
         engine = load_engine(
-            spec, heard, device=self._device, dtype=self._dtype, settings=self._settings
+            spec,
+            heard,
+            device=self._device,
+            dtype=self._dtype,
+            settings=self._settings,
+            on_event=self._on_event,
         )
         self._on_event(
             ModelLoaded(

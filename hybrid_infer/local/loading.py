@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.events import Observer, ignore
 from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
@@ -30,7 +31,13 @@ _importing = threading.Lock()
 
 
 def load_engine(
-    spec: ModelSpec, loading: Loading, *, device: str, dtype: str, settings: Settings
+    spec: ModelSpec,
+    loading: Loading,
+    *,
+    device: str,
+    dtype: str,
+    settings: Settings,
+    on_event: Observer = ignore,
 ) -> EmbeddingEngine | ChatEngine:
     """Load a model.
 
@@ -40,6 +47,7 @@ def load_engine(
         device: the client's.
         dtype: the client's.
         settings: the client's.
+        on_event: told of what it computes.
 
     Raises:
         ModelNotDownloadedError: it is not on this machine.
@@ -64,7 +72,7 @@ def load_engine(
     with loading_errors(spec.repo):
         if spec.task == "chat":
             return _chat_engine(path, facts, placement, provenance, spec)
-        return _embedding_engine(path, facts, placement, provenance, settings)
+        return _embedding_engine(path, facts, placement, provenance, settings, on_event)
 
 
 def situation_of(
@@ -88,6 +96,7 @@ def _embedding_engine(
     placement: Placement,
     provenance: Provenance,
     settings: Settings,
+    on_event: Observer,
 ) -> EmbeddingEngine:
     from hybrid_infer.local.embedding.encoders import load_encoder
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
@@ -102,6 +111,7 @@ def _embedding_engine(
         provenance,
         settings.embedding.token_budget,
         lane_threads=lane_threads(placement.device),
+        on_event=on_event,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid_infer.datatypes.route import Attempt, Reason
+from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
     AllTargetsFailedError,
     APITimeoutError,
@@ -18,7 +18,7 @@ def success(call: Call, candidate: Candidate, outcome: Outcome) -> Decision:
     """The decision of a call that `candidate` served."""
     if outcome.result is None:
         raise RuntimeError("an Outcome carries a result or an error")
-    call.attempts.append(Attempt(candidate.target.name, None, None, outcome.elapsed_seconds))
+    call.tried(candidate.target, outcome.elapsed_seconds, None, None)
     reason, detail = _why(call, candidate)
     return Decision(outcome.result, candidate.target, reason, detail, tuple(call.attempts))
 

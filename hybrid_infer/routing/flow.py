@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TypeAlias
 
-from hybrid_infer.datatypes.route import Attempt, Reason
+from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import (
     APITimeoutError,
     AuthenticationError,
@@ -165,15 +165,7 @@ def _learn(
 ) -> None:
     """Record a failed try: attempts, health, and whether the target may be asked again."""
     verdict = verdict_for(error)
-    call.attempts.append(
-        Attempt(
-            candidate.target.name,
-            verdict.reason,
-            type(error).__name__,
-            outcome.elapsed_seconds,
-            error.retry_after,
-        )
-    )
+    call.tried(candidate.target, outcome.elapsed_seconds, error, verdict.reason)
     if admission is not None:
         verdict = _fair(call, candidate, outcome, verdict, error)
         call.context.health.settle(admission, verdict, error)

@@ -185,6 +185,7 @@ class Call:
         local_ready_seconds: when it could start, at the last look; None: it cannot serve in time.
         has_looked: whether the plan's own look at it has been used up.
         local: the candidate among them that is the local copy.
+        started_at: the monotonic moment of its beginning.
     """
 
     plan: Plan
@@ -195,6 +196,27 @@ class Call:
     local_ready_seconds: float | None = None
     has_looked: bool = False
     local: Candidate | None = field(init=False)
+    started_at: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.started_at = self.context.clock()
         self.local = next((c for c in self.candidates if c.target.kind == "local"), None)
+
+    def tried(
+        self,
+        target: Target,
+        elapsed_seconds: float,
+        error: HybridInferError | None,
+        reason: Reason | None,
+    ) -> None:
+        """Record a try that has just ended."""
+        self.attempts.append(
+            Attempt(
+                target.name,
+                reason,
+                None if error is None else type(error).__name__,
+                elapsed_seconds,
+                None if error is None else error.retry_after,
+                max(0.0, self.context.clock() - self.started_at - elapsed_seconds),
+            )
+        )

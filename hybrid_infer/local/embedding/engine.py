@@ -9,6 +9,7 @@ from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import HybridInferError, LocalEngineError
+from hybrid_infer.events import BatchComputed, Observer, ignore
 from hybrid_infer.local.embedding.encoders import Encoder
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.runner import BatchRunner
@@ -34,6 +35,7 @@ class EmbeddingEngine:
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
+        on_event: told of each batch, on the thread that computed it.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class EmbeddingEngine:
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
+        on_event: Observer = ignore,
     ) -> None:
         self._tokenizer = tokenizer
         self.provenance = provenance
@@ -63,6 +66,9 @@ class EmbeddingEngine:
             max_texts=max_texts,
             max_tokens=max_tokens,
             clock=clock,
+            on_batch=None
+            if on_event is ignore
+            else lambda *facts: on_event(BatchComputed(provenance.model, *facts)),
         )
 
     @property

@@ -57,6 +57,7 @@ class Scheduler:
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
+        on_batch: told each batch's texts, tokens and seconds, and how many texts wait.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class Scheduler:
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
+        on_batch: Callable[[int, int, float, int], None] | None = None,
     ) -> None:
-        self._tokenize = tokenize
+        self._tokenize, self._on_batch = tokenize, on_batch
         self._lock = threading.Lock()
         can_share = threading.Condition(self._lock)
         self._whole, *self._shares = (
@@ -220,15 +222,19 @@ class Scheduler:
         return batch
 
     def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
+        tokens = sum(entry.length for entry in batch)
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
             seconds = self._watchdog.end(lane.task)
-            self._admission.measured(sum(entry.length for entry in batch), seconds)
+            waiting = len(self._window)
+            self._admission.measured(tokens, seconds)
             for entry in batch:
                 live = self._live.get(entry.owner.future)
                 if live is not None:
                     self._admission.release(live[1], 1, entry.length)
+        if self._on_batch is not None:
+            self._on_batch(len(batch), tokens, seconds, waiting)
 
     # The tokenising thread -------------------------------------------------------------------
 

@@ -102,6 +102,18 @@ def test_a_swapped_model_is_served_locally_from_the_next_call_on(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+def test_the_cache_forgets_a_swapped_models_vectors(tiny_fake, tiny_answers, wrong):
+    tiny_answers.change = wrong
+    with HybridClient(
+        profile="tiny", base_url=tiny_fake.url, dtype="float32", settings=WATCHED, cache=10
+    ) as client:
+        client.warm("embeddings/small")
+        assert client.embed("a text", model="small").route.backend == "remote"
+        join_canaries()
+        assert client.embed("a text", model="small").route.backend == "local"
+        assert client.embed("a text", model="small").route.backend == "cache"
+
+
 def test_without_a_local_copy_the_next_call_is_an_error(golden_fake, golden_answers, wrong):
     golden_answers.change = wrong
     with HybridClient(base_url=golden_fake.url, settings=WATCHED) as client:

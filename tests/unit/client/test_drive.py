@@ -76,12 +76,18 @@ class Nobody:
     attempts = ()
     num_answers = 1
 
+    def __init__(self):
+        self.told = []
+
     def next_call(self, _error, _text, *, has_tools):
         assert not has_tools
         return "nobody can"
 
     def end(self):
         pass
+
+    def report_end(self, _route, _answered, error, *, is_whole):
+        self.told.append((error, is_whole))
 
 
 class ScriptedBackend:
@@ -329,7 +335,8 @@ def test_a_foreign_exception_is_not_an_outcome():
 
 def test_a_break_after_the_first_part_is_one_error_with_the_partial_text():
     parts = Parts(["Hel", "lo", LocalEngineError("boom")])
-    stream = ChatStream(parts, ROUTE, Nobody())
+    nobody = Nobody()
+    stream = ChatStream(parts, ROUTE, nobody)
     chunks = []
     with pytest.raises(StreamInterruptedError) as caught:
         chunks.extend(stream)
@@ -337,6 +344,8 @@ def test_a_break_after_the_first_part_is_one_error_with_the_partial_text():
     assert isinstance(caught.value.__cause__, LocalEngineError)
     assert parts.closed == 1
     assert list(stream) == []
+    stream.close()
+    assert nobody.told == [("StreamInterruptedError", False)]
 
 
 def of(index, *, role=None, text=None, finish_reason=None):
@@ -380,7 +389,9 @@ def test_an_async_break_is_the_same():
 
 def test_leaving_the_with_block_closes_the_stream():
     parts = Parts(["a", "b"])
-    with ChatStream(parts, ROUTE, Nobody()) as stream:
+    nobody = Nobody()
+    with ChatStream(parts, ROUTE, nobody) as stream:
         assert next(stream).choices[0].delta.content == "a"
     assert parts.closed == 1
+    assert nobody.told == [(None, False)]
     assert list(stream) == []

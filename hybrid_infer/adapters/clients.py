@@ -1,0 +1,52 @@
+"""The clients behind an adapter that is called both ways: one of the two is enough."""
+
+from __future__ import annotations
+
+import asyncio
+from threading import Lock
+
+from hybrid_infer.client.aio import AsyncHybridClient
+from hybrid_infer.client.sync import HybridClient
+from hybrid_infer.datatypes.embeddings import Embeddings
+from hybrid_infer.errors import ConfigError
+
+
+class Clients:
+    """A blocking client, an asynchronous one, or both. Whoever gave them closes them.
+
+    Two clients load a local copy each; with a blocking one alone, awaited calls run on a thread.
+
+    Args:
+        blocking: None with `asynchronous`: blocking calls are refused. None without: a
+            `HybridClient()` is made for the first call.
+        asynchronous: serves what is awaited; None: the blocking one does.
+    """
+
+    def __init__(
+        self, blocking: HybridClient | None, asynchronous: AsyncHybridClient | None
+    ) -> None:
+        self._blocking = blocking
+        self.asynchronous = asynchronous
+        self._lock = Lock()
+
+    @property
+    def blocking(self) -> HybridClient:
+        """The blocking client.
+
+        Raises:
+            ConfigError: there is only an asynchronous one.
+        """
+        with self._lock:
+            if self._blocking is None and self.asynchronous is not None:
+                raise ConfigError(
+                    "this call blocks, and only async_client= was given: pass client= too"
+                )
+            if self._blocking is None:
+                self._blocking = HybridClient()
+            return self._blocking
+
+    async def embed(self, texts: list[str], model: str) -> Embeddings:
+        """`HybridClient.embed`, awaited."""
+        if self.asynchronous is None:
+            return await asyncio.to_thread(self.blocking.embed, texts, model)
+        return await self.asynchronous.embed(texts, model)

@@ -1,0 +1,26 @@
+"""Observers: what is done with the events of `hybrid_infer.events`. Chosen by import, none by default.
+
+    from hybrid_infer import HybridClient
+    from hybrid_infer.observers import combine
+    from hybrid_infer.observers.logs import LogObserver
+    from hybrid_infer.observers.prometheus import PrometheusObserver
+
+    client = HybridClient(on_event=combine(LogObserver(), PrometheusObserver()))
+
+None of them sends anything anywhere: what a collector or an exporter does is set up elsewhere.
+"""
+
+from __future__ import annotations
+
+from hybrid_infer.events import Event, Observer, guarded
+
+
+def combine(*observers: Observer) -> Observer:
+    """One observer that tells several; if one raises, that is logged and the others are told."""
+    told = [guarded(observer) for observer in observers]
+
+    def tell(event: Event) -> None:
+        for observer in told:
+            observer(event)
+
+    return tell

@@ -1,0 +1,182 @@
+"""Events as Prometheus metrics; needs the extra ``metrics`` (prometheus-client).
+
+Names and units follow https://prometheus.io/docs/practices/naming/. Labels hold aliases, targets and
+reasons, all of them from closed sets: never a text, and never a Hub id that a caller made up.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatchmethod
+
+from hybrid_infer.datatypes.route import BackendKind
+from hybrid_infer.events import (
+    Answered,
+    Asked,
+    BatchComputed,
+    CacheLookedUp,
+    CallFailed,
+    CallFinished,
+    Event,
+    FellBack,
+    ModelLoaded,
+    RemoteQuarantined,
+    Retried,
+    StreamEnded,
+    TargetClosed,
+    TargetReopened,
+)
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+except ImportError as missing:
+    raise ImportError(
+        'PrometheusObserver needs prometheus-client: pip install "hybrid-infer[metrics]"'
+    ) from missing
+
+# Durations grow by half, sizes double, as those of text-embeddings-inference do.
+SECONDS = tuple(0.001 * 1.5**power for power in range(30))
+SIZES = tuple(float(2**power) for power in range(15))
+OTHER_MODELS = "other"
+
+
+class PrometheusObserver:
+    """Counts calls, fallbacks, retries, tokens and batches.
+
+    One observer may serve several clients; a second one needs a registry of its own.
+
+    Args:
+        registry: where the metrics are registered; None: the library's default one.
+
+    Raises:
+        ValueError: the registry has these metrics already.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = REGISTRY if registry is None else registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"hybrid_infer_{name}", text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+        ) -> Histogram:
+            return Histogram(
+                f"hybrid_infer_{name}", text, labels, registry=registry, buckets=buckets
+            )
+
+        call, model = ("operation", "model", "backend"), ("operation", "model")
+        self._requests = counter("requests_total", "Calls that ended", *call, "outcome")
+        self._seconds = histogram(
+            "request_duration_seconds", "From a call's start to its end", *call
+        )
+        self._first = histogram(
+            "time_to_first_token_seconds", "From a stream's start to its first chunk", *call
+        )
+        self._tokens = counter("tokens_total", "Tokens read and written", *call, "type")
+        self._fallbacks = counter(
+            "fallbacks_total",
+            "Calls served by another target than the first choice",
+            *("model", "from_backend", "to_backend", "reason"),
+        )
+        self._retries = counter(
+            "retries_total", "Tries at a target that had failed the call", *call, "reason"
+        )
+        self._hits = counter("cache_hits_total", "Entries that the cache knew", *model)
+        self._misses = counter("cache_misses_total", "Entries that it did not know", *model)
+        self._breaker = Gauge(
+            "hybrid_infer_breaker_state",
+            "1 while a remote is left alone, until it has served again",
+            ("model", "backend"),
+            registry=registry,
+        )
+        self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
+        self._depth = Gauge(
+            "hybrid_infer_queue_depth", "Texts waiting at the last batch", ("model",),
+            registry=registry,
+        )  # fmt: skip
+        self._forward = histogram("forward_seconds", "Computing one local batch", "model")
+        self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
+        self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)
+
+    def __call__(self, event: Event) -> None:
+        """Count `event`."""
+        self._count(event)
+
+    @singledispatchmethod
+    def _count(self, event: Event) -> None:
+        """What is told more than once is counted once."""
+
+    @_count.register
+    def _(self, event: CallFinished) -> None:
+        asked, route = event.asked, event.route
+        if asked.is_stream:
+            self._first.labels(*_call(asked, route.backend)).observe(route.latency_seconds)
+        else:
+            self._ended(asked, route.backend, event.answered, "ok", route.latency_seconds)
+
+    @_count.register
+    def _(self, event: StreamEnded) -> None:
+        outcome = event.error or ("ok" if event.is_whole else "left")
+        backend, seconds = event.route.backend, event.duration_seconds
+        self._ended(event.asked, backend, event.answered, outcome, seconds)
+
+    @_count.register
+    def _(self, event: CallFailed) -> None:
+        self._ended(event.asked, "none", Answered(), event.error, event.latency_seconds)
+
+    def _ended(
+        self, asked: Asked, backend: BackendKind | str, got: Answered, outcome: str, seconds: float
+    ) -> None:
+        labels = _call(asked, backend)
+        self._requests.labels(*labels, outcome).inc()
+        self._seconds.labels(*labels).observe(seconds)
+        for kind, number in (("input", got.input_tokens), ("output", got.output_tokens)):
+            if number is not None:
+                self._tokens.labels(*labels, kind).inc(number)
+
+    @_count.register
+    def _(self, event: FellBack) -> None:
+        self._fallbacks.labels(
+            _model(event.model), event.from_target, event.to_target, event.reason
+        ).inc()
+
+    @_count.register
+    def _(self, event: Retried) -> None:
+        labels = (event.operation, _model(event.model), event.target, event.reason)
+        self._retries.labels(*labels).inc()
+
+    @_count.register
+    def _(self, event: CacheLookedUp) -> None:
+        labels = (event.operation, _model(event.model))
+        self._hits.labels(*labels).inc(event.hits)
+        self._misses.labels(*labels).inc(event.misses)
+
+    @_count.register(TargetClosed)
+    @_count.register(RemoteQuarantined)
+    def _(self, event: TargetClosed | RemoteQuarantined) -> None:
+        self._breaker.labels(_model(event.model), event.target).set(1)
+
+    @_count.register
+    def _(self, event: TargetReopened) -> None:
+        self._breaker.labels(_model(event.model), event.target).set(0)
+
+    @_count.register
+    def _(self, event: ModelLoaded) -> None:
+        self._loads.labels(_model(event.model)).observe(event.load_seconds)
+
+    @_count.register
+    def _(self, event: BatchComputed) -> None:
+        # The repository's name: only what is loaded computes, and little is.
+        self._depth.labels(event.model).set(event.waiting)
+        self._forward.labels(event.model).observe(event.forward_seconds)
+        self._rows.labels(event.model).observe(event.rows)
+        self._batch_tokens.labels(event.model).observe(event.tokens)
+
+
+def _call(asked: Asked, backend: str) -> tuple[str, str, str]:
+    return (asked.operation, _model(asked.model), backend)
+
+
+def _model(name: str) -> str:
+    """An alias with its task; all Hub ids are one, because callers may write any."""
+    return name if name.startswith(("chat/", "embeddings/")) else OTHER_MODELS

@@ -1,0 +1,64 @@
+"""Every example runs as it is, on the tiny profile, in this process."""
+
+import logging
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SHOWN = {
+    "langchain_chain.py": "context: ",
+    "llama_index_search.py": "nearest: ",
+    "llm_interface_port.py": "",
+    "llm_plugin.py": "2 vectors of 384 numbers",
+    "observe_logs.py": "",
+    "observe_otel.py": '"name": "chat small"',
+    "observe_prometheus.py": 'hybrid_infer_cache_hits_total{model="embeddings/small"',
+    "sentence_transformer_search.py": "served by this machine",
+}
+
+
+@pytest.fixture
+def _own_globals(monkeypatch, tmp_path):
+    """What an example leaves behind in others' modules is taken away again."""
+    import llm
+    import prometheus_client
+
+    from hybrid_infer.adapters import llm as plugin
+    from hybrid_infer.adapters.llm_interface import LLMInterface
+
+    monkeypatch.setenv("HYBRID_INFER_PROFILE", "tiny")
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    registry = prometheus_client.CollectorRegistry()
+    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
+    monkeypatch.setattr("hybrid_infer.observers.prometheus.REGISTRY", registry)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield llm
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.getLogger("hybrid_infer.calls").setLevel(logging.NOTSET)
+    LLMInterface.close()
+    plugin.client().close()
+    plugin.client.cache_clear()
+
+
+def test_there_is_a_test_for_every_example():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(SHOWN)
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in SHOWN if f"({name})" not in listed] == []
+
+
+@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.usefixtures("_own_globals")
+def test_it_runs(name, capsys, caplog):
+    caplog.set_level(logging.INFO, logger="hybrid_infer.calls")
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert SHOWN[name] in printed
+    if name == "observe_logs.py":
+        lines = [record.getMessage() for record in caplog.records]
+        told = "embeddings/small served by local instead of huggingface: connection_failed"
+        assert lines.count(told) == 1
+    else:
+        assert printed.strip()

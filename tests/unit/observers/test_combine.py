@@ -1,0 +1,22 @@
+import logging
+
+from hybrid_infer.events import CallFinished
+from hybrid_infer.observers import combine
+
+
+def test_one_that_raises_takes_nothing_from_the_others(watched, prompt, caplog):
+    seen = []
+
+    def broken(event):
+        raise RuntimeError("no")
+
+    with watched(combine(broken, seen.append)) as client:
+        client.embed(prompt, model="small")
+    assert any(isinstance(event, CallFinished) for event in seen)
+    logged = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(logged) == len(seen)
+
+
+def test_none_is_an_observer_that_does_nothing(watched, prompt):
+    with watched(combine()) as client:
+        assert client.embed(prompt, model="small").vectors.shape == (1, 384)
