@@ -25,9 +25,9 @@ def path():
 
 def logits(decoder):
     with torch.inference_mode():
-        decoder.cache.reserve(1, 16)
-        first = decoder.prefill(0, 0, PROMPT)
-        return torch.cat([first, decoder.decode([3], [len(PROMPT)])])
+        decoder.cache.begin(0, 16)
+        first = decoder.prefill(0, 0, PROMPT).clone()  # good until the next call only
+        return torch.cat([first, decoder.decode([3], [len(PROMPT)], [0])])
 
 
 def similarity(one, other):
