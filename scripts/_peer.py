@@ -54,9 +54,7 @@ class Peer:
         self._process.communicate()
 
 
-def in_turn(
-    peers: Mapping[str, Peer], repeats: int, do: str, **options: Any
-) -> dict[str, float]:
+def in_turn(peers: Mapping[str, Peer], repeats: int, do: str, **options: Any) -> dict[str, float]:
     """Median seconds of each peer; they alternate, so that noise hits them alike."""
     taken: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(repeats):

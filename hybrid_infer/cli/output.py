@@ -139,8 +139,8 @@ def route_line(route: Route) -> str:
         parts[0] += f" because {route.reason.replace('_', ' ')}"
         if route.detail:
             parts[0] += f": {shortened(route.detail)}"
-    if route.dtype:
-        parts.append(route.dtype)
+    if route.quantization or route.dtype:
+        parts.append(route.quantization or str(route.dtype))
     parts.append(f"{route.latency_seconds:.2f} s")
     return " · ".join(parts)
 

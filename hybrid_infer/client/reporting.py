@@ -35,6 +35,7 @@ def route_of(session: Session, call: PlannedCall, decision: Decision) -> Route:
         attempts=decision.attempts,
         latency_seconds=session.clock() - call.started_at,
         dtype=provenance.dtype,
+        quantization=provenance.quantization,
     )
 
 

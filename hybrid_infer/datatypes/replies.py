@@ -20,6 +20,7 @@ class Provenance:
     revision: str | None
     verified: bool
     dtype: str | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -71,6 +71,8 @@ class Route:
         attempts: every attempt of the call, the one that served included.
         latency_seconds: from the call's start to its result; for a stream, to its first chunk.
         dtype: the local computation's dtype, for instance ``"bfloat16"``; None when remote.
+        quantization: how the local copy's weights were made smaller, for instance ``"Q4_K"``; None
+            if they were not, or when remote.
     """
 
     backend: BackendKind
@@ -83,3 +85,4 @@ class Route:
     attempts: tuple[Attempt, ...]
     latency_seconds: float
     dtype: str | None = None
+    quantization: str | None = None

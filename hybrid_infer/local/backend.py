@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
@@ -138,7 +138,8 @@ class LocalBackend:
     # Loading ---------------------------------------------------------------------------------
 
     def _key(self, spec: ModelSpec) -> Key:
-        return (spec.task, spec.repo, spec.revision or "main", self._dtype, self._device)
+        file = "" if spec.gguf is None else f"{spec.gguf.name}@{spec.gguf.revision}"
+        return (spec.task, spec.repo, spec.revision or "main", file, self._dtype, self._device)
 
     def _engine(self, spec: ModelSpec, deadline: Deadline) -> AnyEngine:
         engine = self._pool.loaded(self._key(spec))
@@ -215,8 +216,10 @@ class LocalBackend:
             may_download: whether this call may fetch a missing snapshot, if the client may.
         """
         key = self._key(spec)
-        if self._pool.loaded(key) is not None:
-            return Readiness(ReadinessState.WARM)
+        engine = self._pool.loaded(key)
+        if engine is not None:
+            is_quantized = engine.provenance.quantization is not None
+            return Readiness(ReadinessState.WARM, may_be_quantized=is_quantized)
         facts, error = self._shelf.look(spec)
         cold = unloaded_readiness(
             facts,
@@ -228,7 +231,7 @@ class LocalBackend:
         if since is None or cold.state is ReadinessState.ABSENT:
             return cold
         left = max(0.0, cold.seconds - (self._clock() - since))
-        return Readiness(ReadinessState.LOADING, left)
+        return replace(cold, state=ReadinessState.LOADING, seconds=left)
 
     def unsupported(self, request: Request) -> str | None:
         """The first option of `request` that local computation cannot honour, or None."""
@@ -257,8 +260,7 @@ class LocalBackend:
 
     def capabilities(self, spec: ModelSpec) -> LocalCapabilities:
         """What the local copy of `spec` can do here. Imports torch."""
-        from hybrid_infer.local.hardware import hardware
-        from hybrid_infer.local.placement import place
+        from hybrid_infer.local.loading import placed
 
         facts, error = self._shelf.look(spec)
         options = self.options(spec)
@@ -266,10 +268,9 @@ class LocalBackend:
             return LocalCapabilities(
                 False, None, None, None, options, error.message if error else ""
             )
-        fraction = self._settings.memory.local_fraction
         try:
-            placement = place(
-                spec, facts, hardware(self._device), dtype=self._dtype, fraction=fraction
+            placement = placed(
+                spec, facts, device=self._device, dtype=self._dtype, settings=self._settings
             )
         except HybridInferError as refusal:
             return LocalCapabilities(True, False, None, None, options, refusal.message)

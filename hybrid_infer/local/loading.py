@@ -6,14 +6,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.local.copies import find_copy
 from hybrid_infer.local.hardware import hardware
 from hybrid_infer.local.placement import Placement, place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
-from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, read_json, snapshot_facts
-from hybrid_infer.snapshots.resolve import find_snapshot, observed_revision
+from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
+from hybrid_infer.snapshots.gguf_files import gguf_revision
+from hybrid_infer.snapshots.resolve import observed_revision
 
 if TYPE_CHECKING:
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
@@ -33,21 +35,33 @@ def load_engine(
         InsufficientMemoryError: it does not fit.
         ConfigError: the device is not here, or the dtype is forbidden for this model.
     """
-    path = find_snapshot(spec)
-    facts = snapshot_facts(path)
-    check_assertions(spec, facts)
-    placement = place(
-        spec,
-        facts,
-        hardware(device),
-        dtype=dtype,
-        fraction=settings.memory.local_fraction,
-    )
+    path, facts = find_copy(spec)
+    placement = placed(spec, facts, device=device, dtype=dtype, settings=settings)
+    if spec.gguf is not None:
+        with loading_errors(spec.gguf.name):
+            return _gguf_engine(path, facts, spec, spec.gguf, placement, settings)
     provenance = Provenance(spec.repo, observed_revision(path), True, placement.dtype)
     with loading_errors(spec.repo):
         if spec.task == "chat":
             return _chat_engine(path, facts, placement, provenance, spec)
         return _embedding_engine(path, facts, placement, provenance, settings)
+
+
+def placed(
+    spec: ModelSpec, facts: SnapshotFacts, *, device: str, dtype: str, settings: Settings
+) -> Placement:
+    """Where `spec` would be loaded on this machine.
+
+    Raises:
+        InsufficientMemoryError: it does not fit.
+        ConfigError: the device is not here, or the dtype is forbidden for this model.
+    """
+    fraction = settings.memory.local_fraction
+    if spec.gguf is None:
+        return place(spec, facts, hardware(device), dtype=dtype, fraction=fraction)
+    from hybrid_infer.local.generation.gguf.loading import gguf_device, place_gguf
+
+    return place_gguf(spec, facts, hardware(gguf_device(device)), fraction=fraction)
 
 
 def _embedding_engine(
@@ -87,6 +101,25 @@ def _chat_engine(
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
     return ChatEngine(load_decoder(path, placement), prompter, end_tokens(path), provenance)
+
+
+def _gguf_engine(
+    path: Path,
+    facts: SnapshotFacts,
+    spec: ModelSpec,
+    gguf: GgufFile,
+    placement: Placement,
+    settings: Settings,
+) -> ChatEngine:
+    from hybrid_infer.local.generation.gguf.loading import load_gguf_engine
+
+    # A file of another repository, or of no repository, is the user's word for these weights.
+    is_verified = gguf.repo == spec.repo
+    provenance = Provenance(
+        spec.repo, gguf_revision(gguf), is_verified, placement.dtype, facts.quantization
+    )
+    fraction = settings.memory.local_fraction
+    return load_gguf_engine(path, facts, spec, provenance, placement, fraction=fraction)
 
 
 def _compare_generation_defaults(path: Path, spec: ModelSpec) -> None:

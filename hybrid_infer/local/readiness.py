@@ -9,10 +9,10 @@ from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
+from hybrid_infer.local.copies import find_copy
 from hybrid_infer.routing.policy import LOCAL
 from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState
-from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
-from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.facts import SnapshotFacts
 
 LOOK_AGAIN_SECONDS = 2.0
 LOAD_BYTES_PER_SECOND = 1e9
@@ -58,8 +58,7 @@ class Shelf:
 
 def _looked(spec: ModelSpec, now: float) -> _Look:
     try:
-        facts = snapshot_facts(find_snapshot(spec))
-        check_assertions(spec, facts)
+        _, facts = find_copy(spec)
     except HybridInferError as error:
         return _Look(now, None, error)
     return _Look(now, facts, None)
@@ -82,7 +81,8 @@ def unloaded_readiness(
     """
     if facts is not None:
         guess = max(LEAST_LOAD_SECONDS, facts.weight_bytes / LOAD_BYTES_PER_SECOND)
-        return Readiness(ReadinessState.COLD, load_seconds or guess)
+        is_quantized = facts.quantization is not None
+        return Readiness(ReadinessState.COLD, load_seconds or guess, may_be_quantized=is_quantized)
     if error is None:
         raise ValueError("a look gives facts or an error")
     if isinstance(error, ModelNotDownloadedError) and may_download:

@@ -62,6 +62,8 @@ def _takeover(
         excluded = next((e for e in plan.exclusions if e.target.kind == "local"), None)
         why = excluded.error.message if excluded else "the policy or route= leaves it out"
         return f"the local copy cannot take over: {why}"
+    if local.may_be_quantized:
+        return "the local copy is quantised: it would go on as another model"
     if local.state is ReadinessState.ABSENT or local.seconds > MOST_READY_SECONDS:
         return f"the local copy is not ready within {MOST_READY_SECONDS:g} s"
     return replace(plan, targets=here, order=here, local=local)

@@ -59,11 +59,14 @@ class Readiness:
         seconds: time until it can start on a request: 0 when warm, the rest of the load when
             loading, the expected load when cold.
         exclusion: why it is absent; None otherwise.
+        may_be_quantized: whether its weights are, or may turn out to be, smaller than the original
+            ones.
     """
 
     state: ReadinessState
     seconds: float = 0.0
     exclusion: Exclusion | None = None
+    may_be_quantized: bool = False
 
 
 @dataclass(frozen=True, slots=True)

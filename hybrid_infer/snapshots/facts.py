@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import ConfigError, ModelIntegrityError
 from hybrid_infer.snapshots.modules import Modules, modules_of
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
 from hybrid_infer.snapshots.tensors import safetensors_header, weight_files
@@ -54,7 +54,9 @@ class SnapshotFacts:
         prompt: the default prompt's text.
         context_length: chat: the window in tokens.
         weight_bytes: size of all tensors on disk.
-        weight_dtype: the dtype that most bytes are stored in, as safetensors names it.
+        weight_dtype: the dtype that most bytes are stored in, as safetensors or ggml names it.
+        quantization: how the weights were made smaller, as ggml names it; None if they were not.
+        cache_bytes_per_token: of a GGUF file: keys and values of one token; None if unknown.
     """
 
     model_type: str
@@ -68,6 +70,8 @@ class SnapshotFacts:
     context_length: int | None
     weight_bytes: int
     weight_dtype: str
+    quantization: str | None = None
+    cache_bytes_per_token: int | None = None
 
 
 def snapshot_facts(path: Path) -> SnapshotFacts:
@@ -151,7 +155,13 @@ def check_assertions(spec: ModelSpec, facts: SnapshotFacts) -> None:
 
     Raises:
         ModelIntegrityError: they disagree; the message names the key and both values.
+        ConfigError: the weights are quantised, and models.yaml does not allow that.
     """
+    if facts.quantization is not None and not spec.allow_quantized:
+        raise ConfigError(
+            f"{spec.name}: the local copy is quantised ({facts.quantization}), so its weights are "
+            "not the remote's; to let it serve, say allow_quantized: true for it in models.yaml"
+        )
     said = {
         "dim": (spec.dim, facts.dim),
         "max_seq_length": (spec.max_seq_length, facts.max_seq_length),

@@ -19,17 +19,14 @@ class Prompter:
     Args:
         path: the snapshot's folder.
         context_length: the model's window in tokens; None: what the tokenizer says.
+        tokenizer: what to use instead of the folder's own tokenizer.
 
     Raises:
         ModelIntegrityError: the snapshot has no chat template.
     """
 
-    def __init__(self, path: Path, context_length: int | None) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
-        )
+    def __init__(self, path: Path, context_length: int | None, tokenizer: Any = None) -> None:
+        self._tokenizer = tokenizer or _snapshot_tokenizer(path)
         if not self._tokenizer.chat_template:
             raise ModelIntegrityError(f"{path} has no chat template")
         self.context_length: int = context_length or self._tokenizer.model_max_length
@@ -127,6 +124,12 @@ class Prompter:
     def _trims(self) -> bool:
         """Whether the template strips the outer blanks of a text."""
         return " \ue000 " not in self._rendered([{"role": "user", "content": " \ue000 "}])
+
+
+def _snapshot_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
 
 
 def room_left(
