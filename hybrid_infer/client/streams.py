@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
@@ -30,7 +31,8 @@ class _StreamState:
         self.has_finished = False
         self._continuing = continuing
         self._text: list[str] = []
-        self._has_role = self._has_tools = False
+        self._has_tools = False
+        self._announced: set[int] = set()  # choices whose role was named
 
     def is_closed(self) -> bool:
         """Whether the caller, or the end, has closed the stream; from any thread."""
@@ -43,17 +45,24 @@ class _StreamState:
 
     def chunk(self, part: ChatPart) -> ChatChunk | None:
         """What the caller gets of a part; None for a second announcement of who speaks."""
-        if self._has_role and part.choices and all(_only_announces(c) for c in part.choices):
+        if self._announced and part.choices and all(_only_announces(c) for c in part.choices):
             return None
-        for choice in part.choices:
-            self._has_role |= choice.delta.role is not None
-            self._has_tools |= bool(choice.delta.tool_calls)
-            if choice.index == 0 and choice.delta.content:
-                self._text.append(choice.delta.content)
-            self.has_finished |= choice.finish_reason is not None
-        return ChatChunk(
-            self.id, self.created, self.route.model, part.choices, part.usage, self.route
-        )
+        choices = tuple(map(self._noted, part.choices))
+        return ChatChunk(self.id, self.created, self.route.model, choices, part.usage, self.route)
+
+    def _noted(self, choice: ChunkChoice) -> ChunkChoice:
+        """Remember what a choice adds; a role that was named is not named again, as some servers do."""
+        delta = choice.delta
+        self._has_tools |= bool(delta.tool_calls)
+        if choice.index == 0 and delta.content:
+            self._text.append(delta.content)
+        self.has_finished |= choice.finish_reason is not None
+        if delta.role is None:
+            return choice
+        if choice.index in self._announced:
+            return replace(choice, delta=replace(delta, role=None))
+        self._announced.add(choice.index)
+        return choice
 
     def next_call(self, error: HybridInferError) -> PlannedCall:
         """The call that goes on where the stream broke.
