@@ -22,7 +22,7 @@ find_python() {
 }
 
 inputs_stamp() {
-  cat pyproject.toml constraints.txt scripts/_venv.sh | cksum
+  cat pyproject.toml constraints.txt scripts/_venv.sh scripts/build_native.py hybrid_infer/local/native/*.[ch] | cksum
 }
 
 install_venv() {

@@ -64,14 +64,18 @@ def _checked(device: str) -> str:
 
 
 @cache
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16)."""
+def cpu_flags() -> frozenset[str]:
+    """What the kernel says that this CPU can do; empty where it does not say so in Linux's way."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    flags = set(text.split())
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+        return frozenset()
+    return frozenset(text.split())
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 products (AVX512-BF16, AMX, or ARM's BF16)."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def available_memory() -> int:

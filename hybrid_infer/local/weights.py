@@ -58,10 +58,21 @@ class Weights:
         Raises:
             ModelIntegrityError: there is none of that name.
         """
+        return self._stored(name).to(self.device, self.dtype)
+
+    def wide(self, name: str) -> Tensor:
+        """One tensor in float32, whatever the others become.
+
+        Raises:
+            ModelIntegrityError: there is none of that name.
+        """
+        return self._stored(name).to(self.device, torch.float32)
+
+    def _stored(self, name: str) -> Tensor:
         tensor = self._tensors.get(self._prefix + name)
         if tensor is None:
             raise ModelIntegrityError(f"the weights lack {self._prefix + name}")
-        return tensor.to(self.device, self.dtype)
+        return tensor
 
     def linear(self, *names: str, bias: bool = True, gelu: bool = False) -> Linear:
         """A linear layer; several names are fused into one, their outputs side by side."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
+from itertools import count
 
 from torch import Tensor
 
@@ -15,17 +16,19 @@ from hybrid_infer.local.translation import is_device_lost, local_errors
 from hybrid_infer.local.waiting import too_late
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """One answer in the decoder's cache.
 
     Attributes:
         job: whose.
+        number: which row of the cache.
         length: tokens in the cache.
         newest: the token that the next step reads; None while the prompt is not yet whole.
     """
 
     job: ChatJob
+    number: int
     length: int = 0
     newest: int | None = None
 
@@ -33,9 +36,8 @@ class Row:
 class Batch:
     """The rows of one decoder; used by one thread.
 
-    Rows that are being decoded lie at the front of the cache, and the one whose prompt is being
-    computed lies behind them. Whoever leaves is replaced by the last row, so there are no gaps. An
-    error is the error of the row that causes it: a step that fails is repeated in halves.
+    Prompts take turns, a piece each. An error is the error of the row that causes it: a step that
+    fails is repeated in halves.
 
     Args:
         decoder: computes.
@@ -44,135 +46,128 @@ class Batch:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._rows: list[Row] = []
-        self._joining: Row | None = None
+        self._prompts: deque[Row] = deque()  # those of them that are not whole, in turns
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     @property
-    def rows(self) -> list[Row]:
-        """All of them, the joining one last."""
-        return self._rows if self._joining is None else [*self._rows, self._joining]
-
-    @property
-    def can_be_joined(self) -> bool:
-        """Whether no prompt is being computed."""
-        return self._joining is None
+    def num_answers(self) -> int:
+        """Rows that wait for their next token."""
+        return len(self._rows) - len(self._prompts)
 
     @property
     def jobs(self) -> list[ChatJob]:
         """Whose answers they are."""
-        return [row.job for row in self.rows]
+        return [row.job for row in self._rows]
 
     def join(self, job: ChatJob) -> None:
         """Take a request in."""
-        self._joining = Row(job)
+        taken = {row.number for row in self._rows}
+        row = Row(job, next(number for number in count() if number not in taken))
+        self._rows.append(row)
+        self._prompts.append(row)
 
     def drop_unwanted(self) -> None:
         """Let those leave whom nobody waits for, or whose time is up."""
-        for index, row in reversed(list(enumerate(self.rows))):
+        for row in list(self._rows):
             if not row.job.is_done and row.job.deadline.expired():
                 row.job.fail(too_late(row.job.deadline))
             if row.job.is_done:
-                self._leave(index)
+                self._leave(row)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        for row in list(self._rows):
+            self._leave(row)
 
     @property
     def prompt_tokens_left(self) -> int:
-        """Tokens of the joining prompt that are not computed yet."""
-        row = self._joining
+        """Tokens of the next prompt that are not computed yet."""
+        row = self._prompts[0] if self._prompts else None
         return 0 if row is None else len(row.job.tokens) - row.length
 
     def prefill(self, size: int) -> None:
-        """Compute the next `size` tokens of the joining prompt."""
-        row, index = self._joining, len(self._rows)
-        if row is None:
-            return
+        """Compute `size` more tokens of the next prompt."""
+        row = self._prompts[0]
         ids = row.job.tokens[row.length : row.length + size]
         try:
             with local_errors("generation"):
-                self._decoder.cache.reserve(index + 1, row.job.places)
-                logits = self._decoder.prefill(index, row.length, ids)
+                if not row.length:
+                    self._decoder.cache.begin(row.number, row.job.places)
+                logits = self._decoder.prefill(row.number, row.length, ids)
         except HybridInferError as error:
-            self._fail(index, error)
+            self._fail(row, error)
             return
+        self._prompts.rotate(-1)
         row.length += len(ids)
         if row.length < len(row.job.tokens):
             return
-        self._rows.append(row)
-        self._joining = None
+        self._prompts.remove(row)
         row.job.begin()
         if row.job.max_new_tokens:
-            self._advance(index, logits)
+            self._advance([row], logits)
         else:
             row.job.finish("length")
-            self._leave(index)
+            self._leave(row)
 
     def decode(self) -> int:
         """One more token for each row; how many."""
-        count = len(self._rows)
-        parts = list(self._logits(0, count)) if count else []
-        for first, logits in reversed(parts):  # who leaves is replaced from behind
-            self._advance(first, logits)
-        return count
+        rows = [row for row in self._rows if row.newest is not None]
+        if rows:
+            self._step(rows)
+        return len(rows)
 
-    def _logits(self, first: int, count: int) -> Iterator[tuple[int, Tensor]]:
-        """Logits of neighbouring rows; a row whose error it was is left out, and fails."""
-        rows = self._rows[first : first + count]
+    def _step(self, rows: list[Row]) -> None:
+        """One more token for some rows; a row whose error it was fails."""
         tokens = [row.newest for row in rows if row.newest is not None]
+        lengths, numbers = [row.length for row in rows], [row.number for row in rows]
         try:
             with local_errors("generation"):
-                yield first, self._decoder.decode(tokens, [row.length for row in rows], first)
+                logits = self._decoder.decode(tokens, lengths, numbers)
         except HybridInferError as error:
-            if count > 1 and not is_device_lost(error):
-                yield from self._logits(first, count // 2)
-                yield from self._logits(first + count // 2, count - count // 2)
+            if len(rows) == 1 or is_device_lost(error):
+                self._fail(rows[0], error)
             else:
-                _raise_if_lost(error)
-                rows[0].job.fail(error)  # it leaves before the next step
+                half = len(rows) // 2
+                self._step(rows[:half])
+                self._step(rows[half:])
+            return
+        for row in rows:
+            row.length += 1
+        self._advance(rows, logits)
 
-    def _advance(self, first: int, logits: Tensor) -> None:
+    def _advance(self, rows: list[Row], logits: Tensor) -> None:
         """Let rows take a token each.
 
         Args:
-            first: the first of these rows.
+            rows: which.
             logits: float32 ``(rows, vocabulary)``.
         """
         values, likeliest = logits.max(-1)
-        choices = zip(values.tolist(), likeliest.tolist(), strict=True)
-        for offset, (value, token) in reversed(list(enumerate(choices))):
-            index = first + offset
-            row = self._rows[index]
-            row.length = row.length if row.newest is None else row.length + 1
+        choices = zip(rows, values.tolist(), likeliest.tolist(), logits, strict=True)
+        for row, value, token, scores in choices:
             try:
                 with local_errors("generation"):
                     if math.isnan(value) or value == math.inf:
                         raise LocalEngineError("generation computed a value that is not a number")
-                    row.newest = token if row.job.is_greedy else row.job.choose(logits[offset])
+                    row.newest = token if row.job.is_greedy else row.job.choose(scores)
                     has_ended = row.job.take(row.newest)
             except HybridInferError as error:
-                self._fail(index, error)
+                self._fail(row, error)
                 continue
             if has_ended:
-                self._leave(index)
+                self._leave(row)
 
-    def _fail(self, index: int, error: HybridInferError) -> None:
-        _raise_if_lost(error)
-        self.rows[index].job.fail(error)
-        self._leave(index)
+    def _fail(self, row: Row, error: HybridInferError) -> None:
+        if is_device_lost(error):
+            raise EngineClosedError(f"the device is lost: {error.message}") from error
+        row.job.fail(error)
+        self._leave(row)
 
-    def _leave(self, index: int) -> None:
-        """Forget a row; the last one takes its place."""
-        cache, last = self._decoder.cache, len(self._rows) - 1
-        if index > last:
-            self._joining = None
-        else:
-            if index < last:
-                cache.move(last, index, self._rows[last].length)
-                self._rows[index] = self._rows[last]
-            self._rows.pop()
-            if self._joining is not None and self._joining.length:
-                cache.move(last + 1, last, self._joining.length)
-        if not self.rows:
-            cache.release()
-
-
-def _raise_if_lost(error: HybridInferError) -> None:
-    if is_device_lost(error):
-        raise EngineClosedError(f"the device is lost: {error.message}") from error
+    def _leave(self, row: Row) -> None:
+        """Forget a row."""
+        self._rows.remove(row)
+        if row in self._prompts:
+            self._prompts.remove(row)
+        self._decoder.cache.end(row.number)

@@ -137,24 +137,26 @@ class DecodeLoop:
             while not self._is_closed and not self._has_work(late):
                 self._can_decode.wait()
             if self._is_closed:
+                self._batch.clear()
                 return False
             self._watchdog.begin("decode")
         for job in late:
             job.fail(too_late(job.deadline))
         with torch.inference_mode():
             self._batch.drop_unwanted()
+            tokens, seconds = self._prefill()
             started = self._clock()
-            self._prefill()
             count = self._batch.decode()
         with self._lock:
             self._watchdog.end("decode")
+            self._schedule.measured_prefill(tokens, seconds)
             self._schedule.measured(count, self._clock() - started)
             for job in [job for job in self._live if job.is_done]:
                 del self._live[job]
         return True
 
     def _has_work(self, late: list[ChatJob]) -> bool:
-        """Let the next request join, if it may; whether there is anything to compute or to tell."""
+        """Let requests join that may; whether there is anything to compute or to tell."""
 
         def is_wanted(job: ChatJob) -> bool:
             if not job.is_done and job.deadline.expired():
@@ -162,18 +164,21 @@ class DecodeLoop:
                 return False
             return not job.is_done
 
-        if self._batch.can_be_joined:
-            in_use = [job.places for job in self._batch.jobs if not job.is_done]
-            job = self._schedule.next(in_use, is_wanted)
-            if job is not None:
-                self._batch.join(job)
-        return bool(self._batch.rows or late)
+        in_use = [job.places for job in self._batch.jobs if not job.is_done]
+        while (job := self._schedule.next(in_use, is_wanted)) is not None:
+            self._batch.join(job)
+            in_use.append(job.places)
+        return bool(self._batch or late)
 
-    def _prefill(self) -> None:
+    def _prefill(self) -> tuple[int, float]:
+        """Compute a piece of a prompt, if one waits; its tokens and seconds."""
         left = self._batch.prompt_tokens_left
-        if left:
-            is_alone = len(self._batch.rows) == 1
-            self._batch.prefill(self._schedule.prefill_size(left, is_alone=is_alone))
+        if not left:
+            return 0, 0.0
+        size = self._schedule.prefill_size(left, is_alone=not self._batch.num_answers)
+        started = self._clock()
+        self._batch.prefill(size)
+        return size, self._clock() - started
 
     # Ending ----------------------------------------------------------------------------------
 
@@ -182,7 +187,8 @@ class DecodeLoop:
         with self._lock:
             if task == "decode":
                 victims = self._batch.jobs
-                self._batch = Batch(self._decoder)
+                if not isinstance(error, EngineClosedError):  # else its device answers no more
+                    self._batch.clear()
                 self._watchdog.forget(task)
             else:
                 victims = [self._preparing] if self._preparing is not None else []

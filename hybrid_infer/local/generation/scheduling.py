@@ -1,8 +1,8 @@
 """Who is computed next in the decoding loop. Pure: no torch, no clock, no threads.
 
 Requests are admitted in the order in which they came; the first that does not fit keeps the others
-back, so that a long one is never passed over for ever. What is admitted is decoded in every step, and
-one prompt at most is computed between two steps, in pieces while others are being answered.
+back, so that a long one is never passed over for ever. What is admitted is decoded in every step.
+Between two steps a piece of one prompt is computed, which takes about as long as a step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Generic, TypeVar
 
 from hybrid_infer.errors import InsufficientMemoryError, OverloadedError
 
+SHORTEST_EXTENT = 256
+MIN_PREFILL_TOKENS = (
+    32  # of a piece: as many cost about as much as one, for the weights are read anyway
+)
 MIN_RETRY_SECONDS = 0.1
 FIRST_TOKENS_PER_SECOND = 20.0  # until the first step has been measured
 SMOOTHING = 0.1
@@ -29,13 +33,20 @@ class Limits:
         rows: answers that are computed at the same time.
         cache_tokens: tokens that the cache may have room for, padding included.
         waiting: requests that may wait.
-        prefill_tokens: tokens of a prompt that are computed between two steps of other answers.
+        prefill_tokens: tokens of a prompt that are computed at once.
     """
 
     rows: int = 32
     cache_tokens: int = 1 << 20
     waiting: int = 256
     prefill_tokens: int = 256
+
+
+def extent(places: int) -> int:
+    """Tokens that a cache has room for when an answer may have `places`: two sizes an octave."""
+    octave = max(SHORTEST_EXTENT, 1 << (places - 1).bit_length())
+    smaller = octave * 3 // 4
+    return smaller if octave > SHORTEST_EXTENT and places <= smaller else octave
 
 
 class Schedule(Generic[JobT]):
@@ -49,6 +60,8 @@ class Schedule(Generic[JobT]):
         self._limits = limits
         self._waiting: deque[tuple[JobT, int]] = deque()
         self._tokens_per_second = FIRST_TOKENS_PER_SECOND
+        self._step_seconds = 0.0
+        self._prompt_token_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -77,10 +90,11 @@ class Schedule(Generic[JobT]):
         Raises:
             InsufficientMemoryError: it would not fit even alone.
         """
-        if places > self._limits.cache_tokens:
+        if extent(places) > self._limits.cache_tokens:
             raise InsufficientMemoryError(
-                f"prompt and answer may have {places} tokens, and there is memory for "
-                f"{self._limits.cache_tokens}; ask for fewer max_tokens"
+                f"prompt and answer may have {places} tokens, which take room for "
+                f"{extent(places)}, and there is memory for {self._limits.cache_tokens}; "
+                "ask for fewer max_tokens"
             )
         self._waiting.append((job, places))
 
@@ -98,23 +112,42 @@ class Schedule(Generic[JobT]):
             if not is_wanted(job):
                 self._waiting.popleft()
                 continue
-            rows = len(places_in_use) + 1
-            longest = max(places, *places_in_use, 0)
-            if rows > self._limits.rows or rows * longest > self._limits.cache_tokens:
+            tokens = extent(places) + sum(map(extent, places_in_use))
+            if len(places_in_use) >= self._limits.rows or tokens > self._limits.cache_tokens:
                 return None
             self._waiting.popleft()
             return job
         return None
 
     def prefill_size(self, tokens_left: int, *, is_alone: bool) -> int:
-        """How many tokens of a prompt to compute before the next step of the other answers."""
-        return tokens_left if is_alone else min(tokens_left, self._limits.prefill_tokens)
+        """How many tokens of a prompt to compute at once.
+
+        Args:
+            tokens_left: of that prompt.
+            is_alone: whether no answer waits for its next token meanwhile.
+        """
+        size = self._limits.prefill_tokens
+        if not is_alone and self._prompt_token_seconds > 0.0:
+            beside = int(self._step_seconds / self._prompt_token_seconds)
+            size = min(size, max(beside, MIN_PREFILL_TOKENS))
+        return min(tokens_left, size)
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Learn from a step how fast the loop is."""
-        if seconds > 0.0:
-            self._tokens_per_second += SMOOTHING * (tokens / seconds - self._tokens_per_second)
+        """Learn how long a step took that gave `tokens` answers a token each."""
+        if tokens and seconds > 0.0:
+            self._tokens_per_second = _smoothed(self._tokens_per_second, tokens / seconds)
+            self._step_seconds = _smoothed(self._step_seconds or seconds, seconds)
+
+    def measured_prefill(self, tokens: int, seconds: float) -> None:
+        """Learn how long `tokens` tokens of a prompt took."""
+        if tokens:
+            each = seconds / tokens
+            self._prompt_token_seconds = _smoothed(self._prompt_token_seconds or each, each)
 
     def clear(self) -> None:
         """Forget whoever waits."""
         self._waiting.clear()
+
+
+def _smoothed(average: float, newest: float) -> float:
+    return average + SMOOTHING * (newest - average)

@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from hybrid_infer.local.embedding.attention import attention_masks
 from hybrid_infer.local.embedding.encoders.packed import Packed
-from hybrid_infer.local.embedding.encoders.postnorm import Norm, PostNormLayer
+from hybrid_infer.local.embedding.encoders.postnorm import Names, load_stack
 from hybrid_infer.local.weights import Weights
 
-_QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
+_NAMES = Names(
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    output="attention.output.dense",
+    norm="attention.output.LayerNorm",
+)
 
 
 def supports(config: dict[str, Any]) -> bool:
@@ -34,29 +37,13 @@ class Bert:
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         weights.strip("bert.")
         self.device = weights.device
-        self._words = weights("embeddings.word_embeddings.weight")
         # A text is one segment, so its type's row is the same for every token.
-        self._positions = (
+        positions = (
             weights("embeddings.position_embeddings.weight")
             + weights("embeddings.token_type_embeddings.weight")[0]
         )
-        self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
-        self._layers = [
-            PostNormLayer(
-                weights,
-                f"encoder.layer.{number}.",
-                _QKV,
-                "attention.output.dense",
-                "attention.output.LayerNorm",
-                config,
-            )
-            for number in range(config["num_hidden_layers"])
-        ]
+        self._stack = load_stack(weights, config, _NAMES, positions)
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
-        x = self._norm(self._words[packed.ids] + self._positions[packed.positions])
-        masks = attention_masks(packed.buckets, x.dtype)
-        for layer in self._layers:
-            x = layer(x, packed, masks)
-        return x
+        return self._stack(packed, packed.positions)

@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybrid_infer.local.embedding.attention import RelativeBias, attention_masks
+from hybrid_infer.local.embedding.attention import RelativeBias
 from hybrid_infer.local.embedding.encoders.packed import Packed
-from hybrid_infer.local.embedding.encoders.postnorm import Norm, PostNormLayer
+from hybrid_infer.local.embedding.encoders.postnorm import Names, load_stack
 from hybrid_infer.local.weights import Weights
 
-_QKV = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
+_NAMES = Names(
+    qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    output="attention.attn.o",
+    norm="attention.LayerNorm",
+)
 PADDING_ID = 1  # fixed in the architecture: positions are counted over other ids, from 2 on
 
 
@@ -32,32 +36,16 @@ class MPNet:
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         weights.strip("mpnet.")
         self.device = weights.device
-        self._words = weights("embeddings.word_embeddings.weight")
-        self._positions = weights("embeddings.position_embeddings.weight")
-        self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
-        self._bias = RelativeBias(
+        relative = RelativeBias(
             weights("encoder.relative_attention_bias.weight"),
             num_buckets=config.get("relative_attention_num_buckets", 32),
         )
-        self._layers = [
-            PostNormLayer(
-                weights,
-                f"encoder.layer.{number}.",
-                _QKV,
-                "attention.attn.o",
-                "attention.LayerNorm",
-                config,
-            )
-            for number in range(config["num_hidden_layers"])
-        ]
+        positions = weights("embeddings.position_embeddings.weight")
+        self._stack = load_stack(weights, config, _NAMES, positions, relative)
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
-        x = self._norm(self._words[packed.ids] + self._positions[_positions(packed)])
-        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
-        for layer in self._layers:
-            x = layer(x, packed, masks)
-        return x
+        return self._stack(packed, _positions(packed))
 
 
 def _positions(packed: Packed) -> Tensor:

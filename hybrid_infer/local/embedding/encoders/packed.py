@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
 from hybrid_infer.local.embedding.encoders import TokenIds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packed:
     """Sequences laid end to end, sorted by length, and a few rows of nothing to end on a round size.
 
@@ -26,14 +27,12 @@ class Packed:
         positions: each token's place in its sequence, from 0, int64 ``(rows,)``.
         num_tokens: rows that belong to sequences.
         lengths: tokens of each sequence.
-        buckets: which sequences attend together.
     """
 
     ids: Tensor
     positions: Tensor
     num_tokens: int
     lengths: tuple[int, ...]
-    buckets: list[Bucket]
 
     @classmethod
     def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
@@ -50,8 +49,12 @@ class Packed:
             torch.from_numpy(positions).to(device),
             num_tokens,
             tuple(lengths.tolist()),
-            attention_buckets(lengths.tolist(), device),
         )
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """Which sequences attend together."""
+        return attention_buckets(self.lengths, self.ids.device)
 
     @property
     def longest(self) -> int:

@@ -1,15 +1,77 @@
-"""The layer that BERT and MPNet share: attention, add, norm; feed forward, add, norm."""
+"""What BERT and MPNet share: embed, norm; then layers of attention, add, norm, feed forward, add, norm."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
-from hybrid_infer.local.embedding.attention import Masks, packed_attention
+from hybrid_infer.local import native
+from hybrid_infer.local.embedding.attention import (
+    Masks,
+    RelativeBias,
+    attention_masks,
+    packed_attention,
+)
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a family of checkpoints calls the parts of a layer, behind ``encoder.layer.N.``.
+
+    Attributes:
+        qkv: the query, key and value projections.
+        output: the projection behind them.
+        norm: the norm behind the attention.
+    """
+
+    qkv: tuple[str, str, str]
+    output: str
+    norm: str
+
+
+class Stack(Protocol):
+    """Embeddings and layers; several threads may use it."""
+
+    def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
+        """The last layer's output.
+
+        Args:
+            packed: the tokens.
+            positions: the row of the position table for each token, int64 ``(rows,)``.
+
+        Returns:
+            ``(rows, width)``; what is behind `packed.num_tokens` may be missing.
+        """
+        ...
+
+
+def load_stack(
+    weights: Weights,
+    config: dict[str, Any],
+    names: Names,
+    positions: Tensor,
+    relative: RelativeBias | None = None,
+) -> Stack:
+    """The fastest stack that this machine has for these weights.
+
+    Args:
+        weights: the model's.
+        config: its config.json.
+        names: what its parts are called.
+        positions: what is added to each word by its position, ``(positions, width)``.
+        relative: what is added to attention scores by distance.
+    """
+    from hybrid_infer.local.embedding.encoders.native_stack import NativeStack, supports
+
+    kernels = native.library()
+    if kernels is not None and supports(weights, config):
+        return NativeStack(kernels, weights, config, names, positions, relative)
+    return TorchStack(weights, config, names, positions, relative)
 
 
 class Norm:
@@ -30,39 +92,50 @@ class Norm:
         return functional.layer_norm(x, x.shape[-1:], self._weight, self._bias, self._epsilon)
 
 
-class PostNormLayer:
-    """One transformer layer over packed tokens.
-
-    Args:
-        weights: the model's weights.
-        layer: the layer's name, with its dot.
-        qkv: the names of the query, key and value projections.
-        output: the name of the projection behind them.
-        norm: the name of the norm behind the attention.
-        config: the model's config.json.
-    """
+class TorchStack:
+    """A stack computed by torch's operators; see `load_stack`."""
 
     def __init__(
         self,
         weights: Weights,
-        layer: str,
-        qkv: tuple[str, str, str],
-        output: str,
-        norm: str,
         config: dict[str, Any],
+        names: Names,
+        positions: Tensor,
+        relative: RelativeBias | None,
     ) -> None:
+        self._words = weights("embeddings.word_embeddings.weight")
+        self._positions, self._relative = positions, relative
+        self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
+        self._layers = [
+            _Layer(weights, f"encoder.layer.{number}.", names, config)
+            for number in range(config["num_hidden_layers"])
+        ]
+
+    def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
+        """See `Stack`."""
+        x = self._norm(self._words[packed.ids] + self._positions[positions])
+        bias = None if self._relative is None else self._relative(packed.longest)
+        masks = attention_masks(packed.buckets, x.dtype, bias)
+        for layer in self._layers:
+            x = layer(x, packed, masks)
+        return x
+
+
+class _Layer:
+    """One transformer layer over packed tokens."""
+
+    def __init__(self, weights: Weights, prefix: str, names: Names, config: dict[str, Any]) -> None:
         epsilon = config["layer_norm_eps"]
         self._num_heads = config["num_attention_heads"]
         self._scale = float((config["hidden_size"] // self._num_heads) ** -0.5)
-        self._qkv = weights.linear(*(layer + name for name in qkv))
-        self._output = weights.linear(layer + output)
-        self._attention_norm = Norm(weights, layer + norm, epsilon)
-        self._up = weights.linear(f"{layer}intermediate.dense", gelu=True)
-        self._down = weights.linear(f"{layer}output.dense")
-        self._output_norm = Norm(weights, f"{layer}output.LayerNorm", epsilon)
+        self._qkv = weights.linear(*(prefix + name for name in names.qkv))
+        self._output = weights.linear(prefix + names.output)
+        self._attention_norm = Norm(weights, prefix + names.norm, epsilon)
+        self._up = weights.linear(f"{prefix}intermediate.dense", gelu=True)
+        self._down = weights.linear(f"{prefix}output.dense")
+        self._output_norm = Norm(weights, f"{prefix}output.LayerNorm", epsilon)
 
     def __call__(self, x: Tensor, packed: Packed, masks: Masks) -> Tensor:
-        """Apply to ``(tokens, width)``."""
         mixed = packed_attention(
             self._qkv(x), packed.buckets, masks, num_heads=self._num_heads, scale=self._scale
         )

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hybrid_infer.local import native
 from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.native.averages import can_average, segment_means
 from hybrid_infer.local.weights import Linear, Weights
 from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
 
@@ -36,6 +38,9 @@ def _sum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
 
 
 def _mean(x: Tensor, packed: Packed) -> Tensor:
+    kernels = native.library()
+    if kernels is not None and can_average(x):
+        return segment_means(kernels, x, packed.lengths)
     total, lengths = _sum(x, packed)
     return total / lengths
 

@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 class Rows(Protocol):
     """What the decoder remembers of each answer; used by one thread."""
 
-    def reserve(self, rows: int, places: int) -> None:
-        """Make room for `rows` rows of `places` tokens."""
+    def begin(self, row: int, places: int) -> None:
+        """Row `row` begins, empty; it may come to hold `places` tokens. Rows are numbered from 0."""
         ...
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` hold the first `length` tokens of row `source`."""
-        ...
-
-    def release(self) -> None:
-        """Give the memory back."""
+    def end(self, row: int) -> None:
+        """Row `row` holds nothing any more; memory goes back once none is left."""
         ...
 
 
@@ -51,16 +47,16 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(self, tokens: list[int], lengths: list[int], first: int = 0) -> Tensor:
-        """Compute one more token of some neighbouring rows.
+    def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
+        """Compute one more token of some rows.
 
         Args:
             tokens: the newest token of each row.
-            lengths: tokens that each row holds already.
-            first: the first of these rows.
+            lengths: tokens that each row holds already; what a step that failed added is gone.
+            rows: their numbers.
 
         Returns:
-            The logits behind them, float32 ``(rows, vocabulary)``.
+            The logits behind them, float32 ``(rows, vocabulary)``; good until the next call.
         """
         ...
 
@@ -69,13 +65,20 @@ def load_decoder(path: Path, placement: Placement) -> Decoder:
     """The decoder of a snapshot: our own for the families it knows, else transformers'."""
     import torch
 
-    from hybrid_infer.local.generation.decoders import llama
+    from hybrid_infer.local.generation.decoders import native, shape
     from hybrid_infer.local.generation.decoders.generic import Generic
+    from hybrid_infer.local.generation.decoders.llama import Llama
+    from hybrid_infer.local.native import library
     from hybrid_infer.local.weights import Weights
 
     config = read_json(path / "config.json")
     dtype = getattr(torch, placement.dtype)
     with torch.inference_mode():
-        if llama.supports(config):
-            return llama.Llama(Weights.of_snapshot(path, placement.device, dtype), config)
-        return Generic(path, placement.device, dtype)
+        if not shape.supports(config):
+            return Generic(path, placement.device, dtype)
+        weights = Weights.of_snapshot(path, placement.device, dtype)
+        if native.supports(shape.Shape.of(config), weights.device, dtype):
+            kernels = library()
+            if kernels is not None:
+                return native.NativeLlama(kernels, weights, config)
+        return Llama(weights, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,45 +36,65 @@ class Generic:
         self._model = model.to(self.device).eval()
         self.cache = RowCaches()
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
+    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:  # noqa: ARG002 - known
         """See `Decoder.prefill`."""
-        if not start:
-            self.cache.by_row[row] = None
-        return self._forward(row, ids)
+        return self._forward(self.cache.by_row[row], ids)
 
-    def decode(self, tokens: list[int], lengths: list[int], first: int = 0) -> Tensor:
+    def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
-        for row, length in enumerate(lengths, first):
-            cache = self.cache.by_row[row]
-            if cache.get_seq_length() > length:  # a step that failed for a neighbour is repeated
-                cache.crop(length)
-        return torch.cat([self._forward(row, [token]) for row, token in enumerate(tokens, first)])
+        logits = []
+        for row, token, length in zip(rows, tokens, lengths, strict=True):
+            held = self.cache.by_row[row]
+            # A step that failed for a neighbour is repeated. Not every kind of cache can go back.
+            logits.append(held.logits if held.length > length else self._forward(held, [token]))
+        return torch.cat(logits)
 
-    def _forward(self, row: int, ids: list[int]) -> Tensor:
-        output = self._model(
-            input_ids=torch.tensor([ids], device=self.device),
-            past_key_values=self.cache.by_row.get(row),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache.by_row[row] = output.past_key_values
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+    def _forward(self, held: RowCache, ids: list[int]) -> Tensor:
+        if held.error is not None:
+            raise held.error
+        try:
+            output = self._model(
+                input_ids=torch.tensor([ids], device=self.device),
+                past_key_values=held.past,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        except Exception as error:
+            held.error = error  # some layers hold more tokens than others now
+            raise
+        held.past = output.past_key_values
+        held.length += len(ids)
+        held.logits = output.logits[:, -1].float()
+        return held.logits
+
+
+@dataclass(slots=True)
+class RowCache:
+    """A cache of one of transformers' own classes.
+
+    Attributes:
+        past: the cache.
+        length: tokens in it.
+        logits: those behind the last of them.
+        error: what broke it.
+    """
+
+    past: Any = None
+    length: int = 0
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    error: Exception | None = None
 
 
 class RowCaches:
-    """The caches of transformers' own classes, by row."""
+    """The caches by row."""
 
     def __init__(self) -> None:
-        self.by_row: dict[int, Any] = {}
+        self.by_row: dict[int, RowCache] = {}
 
-    def reserve(self, rows: int, places: int) -> None:
-        """They grow by themselves."""
+    def begin(self, row: int, places: int) -> None:  # noqa: ARG002 - they grow by themselves
+        """See `Rows.begin`."""
+        self.by_row[row] = RowCache()
 
-    def move(self, source: int, target: int, length: int) -> None:  # noqa: ARG002 - the whole cache moves
-        """Let row `target` hold what row `source` holds."""
-        self.by_row[target] = self.by_row.pop(source)
-
-    def release(self) -> None:
-        """Give the memory back."""
-        self.by_row.clear()
+    def end(self, row: int) -> None:
+        """See `Rows.end`."""
+        self.by_row.pop(row, None)

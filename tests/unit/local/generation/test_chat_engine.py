@@ -58,30 +58,28 @@ class FakeDecoder:
     def __init__(self):
         self.rows = {}
         self.steps = []
+        self.pieces = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.trouble = None
         self.cache = self
 
-    def reserve(self, rows, places):
-        self.reserved = (rows, places)
+    def begin(self, row, places):
+        assert row not in self.rows
+        self.rows[row] = []
 
-    def move(self, source, target, length):
-        assert len(self.rows[source]) == length
-        self.rows[target] = list(self.rows[source])
-
-    def release(self):
-        self.rows.clear()
+    def end(self, row):
+        self.rows.pop(row, None)
 
     def prefill(self, row, start, ids):
         self._wait()
-        self.rows[row] = [*self.rows.get(row, [])[:start], *ids]
+        self.pieces.append((row, len(ids)))
+        self.rows[row] = [*self.rows[row][:start], *ids]
         return self._logits(row)
 
-    def decode(self, tokens, lengths, first=0):
+    def decode(self, tokens, lengths, rows):
         self._wait()
-        rows = range(first, first + len(tokens))
         self.steps.append(len(tokens))
         if self.trouble is not None:
             self.trouble([self.rows[row] for row in rows])

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_infer.errors import InsufficientMemoryError, OverloadedError
-from hybrid_infer.local.generation.scheduling import Limits, Schedule
+from hybrid_infer.local.generation.scheduling import (
+    MIN_PREFILL_TOKENS,
+    Limits,
+    Schedule,
+    extent,
+)
 
 
 def everyone(_job):
@@ -24,17 +29,17 @@ def test_requests_join_in_the_order_in_which_they_came():
 
 
 def test_a_long_request_is_not_passed_over():
-    schedule = Schedule(Limits(cache_tokens=100))
-    schedule.add("long", 60)
+    schedule = Schedule(Limits(cache_tokens=1000))
+    schedule.add("long", 700)
     schedule.add("short", 10)
-    assert schedule.next([20], everyone) is None  # two rows of 60 places
+    assert schedule.next([200], everyone) is None
     assert schedule.next([], everyone) == "long"
 
 
 def test_what_would_not_fit_even_alone_is_refused_at_once():
-    schedule = Schedule(Limits(cache_tokens=100))
-    with pytest.raises(InsufficientMemoryError, match="101 tokens"):
-        schedule.add("huge", 101)
+    schedule = Schedule(Limits(cache_tokens=1000))
+    with pytest.raises(InsufficientMemoryError, match="801 tokens, which take room for 1024"):
+        schedule.add("huge", 801)
 
 
 def test_whoever_has_gone_is_forgotten():
@@ -55,16 +60,39 @@ def test_a_full_queue_says_when_to_come_back():
     assert caught.value.retry_after == pytest.approx(10.0, rel=0.01)
 
 
-def test_a_long_prompt_is_computed_in_pieces_beside_others():
+def test_a_long_answer_takes_no_memory_from_short_ones():
+    schedule = Schedule(Limits(cache_tokens=1024 + 4 * 256))
+    for job, places in (("long", 1000), *((f"short {number}", 100) for number in range(5))):
+        schedule.add(job, places)
+    running = []
+    while (job := schedule.next(running, everyone)) is not None:
+        running.append(1000 if job == "long" else 100)
+    assert len(running) == 5
+
+
+def test_a_piece_of_a_prompt_takes_about_as_long_as_a_step_of_the_others():
     schedule = Schedule(Limits(prefill_tokens=256))
-    assert schedule.prefill_size(1000, is_alone=True) == 1000
-    assert schedule.prefill_size(1000, is_alone=False) == 256
-    assert schedule.prefill_size(100, is_alone=False) == 100
+    assert schedule.prefill_size(1000, is_alone=False) == 256  # nothing is known yet
+    schedule.measured_prefill(256, 0.256)
+    schedule.measured(8, 0.1)
+    assert schedule.prefill_size(1000, is_alone=True) == 256
+    assert schedule.prefill_size(1000, is_alone=False) == 100
+    assert schedule.prefill_size(40, is_alone=False) == 40
+    for _ in range(100):
+        schedule.measured(8, 0.001)
+    assert schedule.prefill_size(1000, is_alone=False) == MIN_PREFILL_TOKENS
 
 
-@given(st.lists(st.integers(1, 60), max_size=40), st.data())
+@given(st.integers(1, 200_000))
+def test_a_cache_has_two_sizes_an_octave(places):
+    assert places <= extent(places)
+    assert extent(places) in (256, extent(extent(places)))
+    assert extent(places) <= max(256, 1.5 * places)
+
+
+@given(st.lists(st.integers(1, 600), max_size=40), st.data())
 def test_bounds_hold_and_everyone_is_served(sizes, data):
-    limits = Limits(rows=4, cache_tokens=60)
+    limits = Limits(rows=4, cache_tokens=1500)
     schedule = Schedule(limits)
     for number, places in enumerate(sizes):
         schedule.add(number, places)
@@ -77,5 +105,5 @@ def test_bounds_hold_and_everyone_is_served(sizes, data):
         running.append(job)
         served.append(job)
         assert len(running) <= limits.rows
-        assert len(running) * max(sizes[other] for other in running) <= limits.cache_tokens
+        assert sum(extent(sizes[other]) for other in running) <= limits.cache_tokens
     assert served == list(range(len(sizes)))

@@ -1,0 +1,168 @@
+"""Decoders against transformers: seeded shapes of the Llama family, rows of many lengths in one step."""
+
+import json
+
+import pytest
+import torch
+
+from hybrid_infer.local.generation.decoders import load_decoder
+from hybrid_infer.local.generation.decoders.generic import Generic
+from hybrid_infer.local.generation.decoders.llama import Llama
+from hybrid_infer.local.generation.decoders.native import NativeLlama
+from hybrid_infer.local.native import library
+from hybrid_infer.local.placement import Placement
+
+COMMON = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 203,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+    "pad_token_id": 0,
+}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+SHAPES = {
+    "llama": {"model_type": "llama", "num_key_value_heads": 4},
+    "llama, grouped": {"model_type": "llama", "num_key_value_heads": 2},
+    "llama, one key head, tied": {
+        "model_type": "llama",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 48,
+        "tie_word_embeddings": True,
+    },
+    "llama 3.1": {
+        "model_type": "llama",
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "rope_parameters": STRETCHED,
+    },
+    "phi-3": {"model_type": "phi3", "num_key_value_heads": 4, "head_dim": 96},
+    "phi-3, grouped": {"model_type": "phi3", "num_key_value_heads": 2, "head_dim": 128},
+}
+# Lengths around the sizes at which caches grow: pages of 64 tokens, extents of 256.
+LENGTHS = (1, 63, 64, 65, 130, 300)
+NEW_TOKENS = 3
+
+
+def seeded(folder, config):
+    """Save a model with seeded weights that bfloat16 holds exactly; the same model in float32."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    chosen = AutoConfig.for_model(**{**COMMON, **config})
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(chosen).bfloat16().save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shape")
+    return folder, seeded(folder, SHAPES[request.param])
+
+
+def prompts():
+    source = torch.Generator().manual_seed(3)
+    return [torch.randint(1, 203, (length,), generator=source).tolist() for length in LENGTHS]
+
+
+def steps(decoder, piece):
+    """Logits behind each prompt, and of some steps of all rows together, fed with known tokens."""
+    texts, got = prompts(), []
+    with torch.inference_mode():
+        for row, ids in enumerate(texts):
+            decoder.cache.begin(row, len(ids) + NEW_TOKENS)
+            for at in range(0, len(ids), piece):
+                logits = decoder.prefill(row, at, ids[at : at + piece])
+            got.append([logits[0].clone()])
+        rows = list(range(len(texts)))
+        for number in range(NEW_TOKENS):
+            lengths = [len(ids) + number for ids in texts]
+            # The first of them twice, as after a failure; the rows in any order.
+            decoder.decode([9 + number], lengths[:1], rows[:1])
+            tokens = [9 + number] * len(rows)
+            logits = decoder.decode(tokens, lengths[::-1], rows[::-1]).flip(0)
+            for row in rows:
+                got[row].append(logits[row].clone())
+        for row in rows:
+            decoder.cache.end(row)
+    return got
+
+
+def expected_steps(model):
+    out = []
+    with torch.inference_mode():
+        for ids in prompts():
+            whole = torch.tensor([ids + [9 + number for number in range(NEW_TOKENS)]])
+            out.append(list(model(whole).logits[0, len(ids) - 1 :]))
+    return out
+
+
+def _distances(got, expected):
+    ours, theirs = (torch.stack([torch.stack(row) for row in rows]) for rows in (got, expected))
+    return (ours - theirs) / theirs.std(-1, keepdim=True)
+
+
+def worst(got, expected):
+    """The largest distance, in standard deviations of the logits."""
+    return float(_distances(got, expected).abs().max())
+
+
+def typical(got, expected):
+    """The root of the mean square distance, in standard deviations of the logits."""
+    return float(_distances(got, expected).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("piece", [1000, 50])
+def test_float32_is_transformers(model, piece):
+    folder, theirs = model
+    decoder = load_decoder(folder, Placement("cpu", "float32"))
+    assert isinstance(decoder, Llama)
+    assert worst(steps(decoder, piece), expected_steps(theirs)) < 1e-4
+    assert not decoder.cache.num_places
+
+
+@pytest.mark.parametrize("piece", [1000, 50])
+@pytest.mark.skipif(library() is None, reason="the kernels are not here")
+def test_kernels_are_as_exact_as_torch_in_bfloat16(model, piece):
+    folder, theirs = model
+    expected = expected_steps(theirs)
+    kernels = load_decoder(folder, Placement("cpu", "bfloat16"))
+    assert isinstance(kernels, NativeLlama)
+    with torch.inference_mode():
+        operators = Llama(_weights(folder), json.loads((folder / "config.json").read_text()))
+    distance = typical(steps(kernels, piece), expected)
+    assert distance < 1.1 * typical(steps(operators, piece), expected)
+    assert distance < 0.05
+    assert not kernels.cache.num_pages
+
+
+def _weights(folder):
+    from hybrid_infer.local.weights import Weights
+
+    return Weights.of_snapshot(folder, "cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 40},
+        {"model_type": "phi3", "num_key_value_heads": 4, "sliding_window": 100},
+        {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True},
+        {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+    ],
+)
+def test_what_our_own_code_does_not_compute_is_left_to_transformers(tmp_path, config):
+    theirs = seeded(tmp_path, config)
+    decoder = load_decoder(tmp_path, Placement("cpu", "float32"))
+    assert isinstance(decoder, Generic)
+    assert worst(steps(decoder, 1000), expected_steps(theirs)) < 1e-4

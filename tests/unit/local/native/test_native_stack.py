@@ -1,0 +1,174 @@
+"""The kernels' stack against torch's, on seeded weights of many shapes."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hybrid_infer.local import native
+from hybrid_infer.local.embedding.attention import RelativeBias
+from hybrid_infer.local.embedding.encoders.native_stack import NativeStack, supports
+from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.embedding.encoders.postnorm import Names, TorchStack, load_stack
+from hybrid_infer.local.native.averages import can_average, segment_means
+from hybrid_infer.local.weights import Weights
+
+CPU = torch.device("cpu")
+NAMES = Names(qkv=("q", "k", "v"), output="o", norm="norm")
+LENGTHS = [300, 257, 65, 64, 33, 32, 31, 17, 16, 15, 2, 1, 1]
+SHAPES = {  # width, heads, inner
+    "heads of 32": (64, 2, 96),
+    "heads of 64": (128, 2, 160),
+    "one head": (32, 1, 32),
+    "several groups of heads": (288, 9, 64),
+    "several chunks": (64, 2, 832),
+}
+
+needs_kernels = pytest.mark.skipif(
+    native.library() is None, reason="no kernels: no C compiler, or a processor without AMX"
+)
+
+
+def make_weights(folder, width, heads, inner, dtype="bfloat16"):
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape, scale=1.0):
+        return torch.randn(shape, generator=generator) * scale
+
+    tensors = {"embeddings.word_embeddings.weight": rand(50, width)}
+
+    def norm(name):
+        tensors[f"{name}.weight"] = 1 + rand(width, scale=0.1)
+        tensors[f"{name}.bias"] = rand(width, scale=0.1)
+
+    def linear(name, outputs, inputs):
+        tensors[f"{name}.weight"] = rand(outputs, inputs, scale=inputs**-0.5)
+        tensors[f"{name}.bias"] = rand(outputs, scale=0.1)
+
+    norm("embeddings.LayerNorm")
+    for number in range(2):
+        prefix = f"encoder.layer.{number}."
+        for name in "qkvo":
+            linear(prefix + name, width, width)
+        linear(f"{prefix}intermediate.dense", inner, width)
+        linear(f"{prefix}output.dense", width, inner)
+        norm(f"{prefix}norm")
+        norm(f"{prefix}output.LayerNorm")
+    save_file(tensors, folder / "model.safetensors")
+    config = {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "num_hidden_layers": 2,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+    }
+    weights = Weights([folder / "model.safetensors"], "cpu", getattr(torch, dtype))
+    return weights, config, rand(512, width, scale=0.1), rand(32, heads)
+
+
+def packed(lengths):
+    generator = torch.Generator().manual_seed(1)
+    return Packed.of(
+        [torch.randint(50, (length,), generator=generator).numpy() for length in lengths], CPU
+    )
+
+
+def stacks(folder, shape, *, is_relative):
+    """The kernels' stack in bfloat16, torch's in the same, and torch's in float32."""
+    made = []
+    for kind, dtype in (("native", "bfloat16"), ("torch", "bfloat16"), ("torch", "float32")):
+        weights, config, positions, table = make_weights(folder, *shape, dtype)
+        relative = RelativeBias(table.to(weights.dtype)) if is_relative else None
+        with torch.inference_mode():
+            if kind == "native":
+                made.append(
+                    NativeStack(native.library(), weights, config, NAMES, positions, relative)
+                )
+            else:
+                own = positions.to(weights.dtype)
+                made.append(TorchStack(weights, config, NAMES, own, relative))
+    return made
+
+
+def worst(rows, exact):
+    return float(torch.nn.functional.cosine_similarity(rows.float(), exact.float()).min())
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("is_relative", [False, True])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_it_is_as_close_to_float32_as_torch_is(tmp_path, shape, is_relative, threads, own_threads):
+    ours, theirs, exact = stacks(tmp_path, shape, is_relative=is_relative)
+    batch = packed(LENGTHS)
+    own_threads(threads)
+    with torch.inference_mode():
+        expected = exact(batch, batch.positions)[: batch.num_tokens]
+        got = ours(batch, batch.positions)[: batch.num_tokens]
+        reference = theirs(batch, batch.positions)[: batch.num_tokens]
+    assert worst(got, expected) >= min(0.999, worst(reference, expected) - 1e-4)
+
+
+@needs_kernels
+def test_a_sequence_is_the_same_whatever_its_neighbours(tmp_path):
+    ours, _, _ = stacks(tmp_path, SHAPES["heads of 32"], is_relative=True)
+    whole = packed(LENGTHS)
+    with torch.inference_mode():
+        together = ours(whole, whole.positions)[: whole.num_tokens].split(LENGTHS)
+        for rows, ids in zip(together, whole.ids[: whole.num_tokens].split(LENGTHS), strict=True):
+            alone = Packed.of([ids.numpy()], CPU)
+            torch.testing.assert_close(rows, ours(alone, alone.positions), rtol=0, atol=0)
+
+
+@needs_kernels
+def test_a_value_that_is_no_number_stays_in_its_own_sequence(tmp_path):
+    weights, config, positions, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    positions[511] = torch.nan
+    with torch.inference_mode():
+        ours = NativeStack(native.library(), weights, config, NAMES, positions, None)
+        batch = packed(LENGTHS)
+        for poisoned in range(len(LENGTHS)):
+            where = [part.clone() for part in batch.positions[: batch.num_tokens].split(LENGTHS)]
+            where[poisoned][-1] = 511
+            rows = ours(batch, torch.cat(where))[: batch.num_tokens].split(LENGTHS)
+            finite = [bool(part.isfinite().all()) for part in rows]
+            assert finite == [number != poisoned for number in range(len(LENGTHS))]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 48},
+        {"intermediate_size": 40},
+        {"num_attention_heads": 4},
+        {"max_position_embeddings": 2048},
+    ],
+    ids=str,
+)
+def test_other_shapes_are_left_to_torch(tmp_path, change):
+    weights, config, positions, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    assert supports(weights, config)
+    assert not supports(weights, {**config, **change})
+    with torch.inference_mode():
+        wide, *_ = make_weights(tmp_path, *SHAPES["heads of 32"], "float32")
+        assert isinstance(load_stack(wide, config, NAMES, positions), TorchStack)
+
+
+def test_without_kernels_torch_computes(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    weights, config, positions, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    with torch.inference_mode():
+        stack = load_stack(weights, config, NAMES, positions.bfloat16())
+        batch = packed(LENGTHS)
+        assert stack(batch, batch.positions).isfinite().all()
+    assert isinstance(stack, TorchStack)
+
+
+@needs_kernels
+def test_the_means_of_sequences():
+    x = torch.randn(sum(LENGTHS), 48).bfloat16()
+    assert can_average(x)
+    expected = torch.stack([part.float().mean(0) for part in x.split(LENGTHS)])
+    torch.testing.assert_close(segment_means(native.library(), x, LENGTHS), expected)
+    assert not can_average(x[:, :40])
+    assert not can_average(x.float())
