@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hybrid_infer.local.generation.gguf.library import Context, GgufModel, library
+from hybrid_infer.local.generation.scheduling import extent
 
 BATCH_TOKENS = 512  # of a prompt that are computed at once, llama-cpp-python's own number
-CAPACITY_STEP = 256  # llama.cpp pads to this
 _NO_ROOM = 1  # what llama_decode returns when there is no slot for a token
 _UNKNOWN = -1
 
@@ -21,8 +21,7 @@ _UNKNOWN = -1
 class GgufRows:
     """Keys and values of the answers under way: a llama.cpp context that grows, and goes when idle.
 
-    A row is a sequence of llama.cpp's. All of them share one buffer, so a row that takes the place of
-    another only takes its sequence.
+    A row is the sequence of its number. All of them share one buffer.
 
     Args:
         model: the weights.
@@ -32,81 +31,70 @@ class GgufRows:
     def __init__(self, model: GgufModel, num_threads: int) -> None:
         self._model, self._num_threads = model, num_threads
         self._context: Context | None = None
-        self._places = 0
-        self._sequences: list[int] = []  # of each row
-        self._lengths: list[int] = []  # tokens that each sequence holds; _UNKNOWN after a failure
+        self._num_sequences = self._num_tokens = 0  # that the context has room for
+        self._places: dict[int, int] = {}  # that each row may come to hold
+        self._lengths: dict[int, int] = {}  # tokens that it holds; _UNKNOWN after a failure
 
     @property
     def context(self) -> Context:
-        """The context; there is one once room was reserved."""
+        """The context; there is one as long as there are rows."""
         if self._context is None:
-            raise RuntimeError("nothing was reserved")
+            raise RuntimeError("there are no rows")
         return self._context
 
-    def sequences(self, first: int, count: int) -> list[int]:
-        """The sequences of neighbouring rows."""
-        return self._sequences[first : first + count]
+    def begin(self, row: int, places: int) -> None:
+        """See `Rows.begin`."""
+        tokens = sum(self._places.values()) + places
+        if row >= self._num_sequences or tokens > self._num_tokens:
+            self._grow(max(row + 1, self._num_sequences), max(tokens, self._num_tokens))
+        self._places[row], self._lengths[row] = places, 0
 
-    def reserve(self, rows: int, places: int) -> None:
-        """Make room for `rows` rows of `places` tokens."""
-        before = len(self._sequences)
-        if rows <= before and places <= self._places:
-            return
-        rows = max(before, 1 << (rows - 1).bit_length())
-        places = max(self._places, -(-places // CAPACITY_STEP) * CAPACITY_STEP)
+    def _grow(self, sequences: int, tokens: int) -> None:
+        sequences, tokens = 1 << (sequences - 1).bit_length(), extent(tokens)
         old = self._context
-        new = Context(self._model, rows, rows * places, BATCH_TOKENS, self._num_threads)
+        new = Context(self._model, sequences, tokens, BATCH_TOKENS, self._num_threads)
         if old is not None:
-            for sequence, length in enumerate(self._lengths):
+            for row, length in self._lengths.items():
                 if length:
-                    old.copy_sequence(sequence, new)
+                    old.copy_sequence(row, new)
             old.free()
-        self._context, self._places = new, places
-        self._sequences += range(before, rows)
-        self._lengths += [0] * (rows - before)
+        self._context, self._num_sequences, self._num_tokens = new, sequences, tokens
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` hold the first `length` tokens of row `source`."""
-        sequences = self._sequences
-        sequences[source], sequences[target] = sequences[target], sequences[source]
-        self.crop(sequences[target], length)
-        self.crop(sequences[source], 0)
+    def end(self, row: int) -> None:
+        """See `Rows.end`."""
+        if row in self._places:
+            self.crop(row, 0)
+            del self._places[row], self._lengths[row]
+        if not self._places and self._context is not None:
+            self._context.free()
+            self._context, self._num_sequences, self._num_tokens = None, 0, 0
 
-    def crop(self, sequence: int, length: int) -> None:
-        """Let a sequence hold `length` tokens at most: what a step that failed added goes."""
-        if self._lengths[sequence] != length:
-            library().llama_memory_seq_rm(self.context.memory, sequence, length, -1)
-            self._lengths[sequence] = length
+    def crop(self, row: int, length: int) -> None:
+        """Let a row hold `length` tokens at most: what a step that failed added goes."""
+        if self._lengths[row] != length:
+            library().llama_memory_seq_rm(self.context.memory, row, length, -1)
+            self._lengths[row] = length
 
     def compute(self, batch: Any, lengths: Mapping[int, int]) -> None:
         """Compute a batch.
 
         Args:
             batch: llama.cpp's ``llama_batch``.
-            lengths: what each of its sequences holds then.
+            lengths: what each of its rows holds then.
 
         Raises:
             MemoryError: there is no room for it.
             RuntimeError: llama.cpp failed.
         """
-        if batch.n_tokens > len(self._sequences) * self._places:
+        if batch.n_tokens > self._num_tokens:
             raise MemoryError  # llama.cpp would end the process
-        for sequence in lengths:
-            self._lengths[sequence] = _UNKNOWN
+        self._lengths.update(dict.fromkeys(lengths, _UNKNOWN))
         code = library().llama_decode(self.context.pointer, batch)
         if code == _NO_ROOM:
             raise MemoryError
         if code:
             raise RuntimeError(f"llama_decode returned {code}")
-        for sequence, length in lengths.items():
-            self._lengths[sequence] = length
-
-    def release(self) -> None:
-        """Give the memory back."""
-        if self._context is not None:
-            self._context.free()
-        self._context, self._places = None, 0
-        self._sequences, self._lengths = [], []
+        self._lengths.update(lengths)
 
 
 class _Input:
@@ -140,7 +128,7 @@ class _Input:
         self,
         tokens: Sequence[int],
         places: Sequence[int],
-        sequences: Sequence[int] | int,
+        rows: Sequence[int] | int,
         *,
         wants_all: bool,
     ) -> None:
@@ -148,14 +136,14 @@ class _Input:
 
         Args:
             tokens: what is read.
-            places: where in its sequence each stands.
-            sequences: the sequence of each, or the one of all.
+            places: where in its row each stands.
+            rows: the row of each, or the one of all.
             wants_all: whether the logits behind each are wanted, or only behind the last.
         """
         count = len(tokens)
         self._tokens[:count] = tokens
         self._places[:count] = places
-        self._numbers[:count] = sequences
+        self._numbers[:count] = rows
         self._wanted[:count] = wants_all
         self._wanted[count - 1] = 1
         self.batch.n_tokens = count
@@ -181,26 +169,24 @@ class GgufDecoder:
 
     def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
         """See `Decoder.prefill`."""
-        (sequence,) = self.cache.sequences(row, 1)
-        self.cache.crop(sequence, start)
+        self.cache.crop(row, start)
         for at in range(0, len(ids), BATCH_TOKENS):
             part = ids[at : at + BATCH_TOKENS]
             end = start + at + len(part)
-            self._input.fill(part, range(start + at, end), sequence, wants_all=False)
-            self.cache.compute(self._input.batch, {sequence: end})
+            self._input.fill(part, range(start + at, end), row, wants_all=False)
+            self.cache.compute(self._input.batch, {row: end})
         return self._logits(1)
 
-    def decode(self, tokens: list[int], lengths: list[int], first: int = 0) -> Tensor:
+    def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
-        sequences = self.cache.sequences(first, len(tokens))
-        for sequence, length in zip(sequences, lengths, strict=True):
-            self.cache.crop(sequence, length)
-        self._input.fill(tokens, lengths, sequences, wants_all=True)
-        then = {s: length + 1 for s, length in zip(sequences, lengths, strict=True)}
+        for row, length in zip(rows, lengths, strict=True):
+            self.cache.crop(row, length)
+        self._input.fill(tokens, lengths, rows, wants_all=True)
+        then = {row: length + 1 for row, length in zip(rows, lengths, strict=True)}
         self.cache.compute(self._input.batch, then)
         return self._logits(len(tokens))
 
     def _logits(self, rows: int) -> Tensor:
-        """The newest logits; copied, for the next call writes over them."""
+        """The newest logits; the next call writes over them."""
         address = library().llama_get_logits(self.cache.context.pointer)
-        return torch.from_numpy(np.ctypeslib.as_array(address, (rows, self._vocabulary)).copy())
+        return torch.from_numpy(np.ctypeslib.as_array(address, (rows, self._vocabulary)))

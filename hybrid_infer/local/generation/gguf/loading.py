@@ -10,11 +10,11 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.errors import ConfigError, InsufficientMemoryError
 from hybrid_infer.local.generation.engine import ChatEngine
-from hybrid_infer.local.generation.gguf.decoder import GgufDecoder
+from hybrid_infer.local.generation.gguf.decoder import BATCH_TOKENS, GgufDecoder
 from hybrid_infer.local.generation.gguf.library import ALL_LAYERS, GgufModel, offloads
 from hybrid_infer.local.generation.gguf.tokenizer import GgufTokenizer
 from hybrid_infer.local.generation.prompting import Prompter
-from hybrid_infer.local.generation.scheduling import Limits
+from hybrid_infer.local.generation.scheduling import Limits, extent
 from hybrid_infer.local.hardware import Hardware, hardware
 from hybrid_infer.local.placement import OVERHEAD, Placement
 from hybrid_infer.snapshots.facts import SnapshotFacts
@@ -76,8 +76,8 @@ def place_gguf(
 def cache_tokens(free_bytes: float, bytes_per_token: int | None, window: int) -> int:
     """Tokens that the answers under way may hold together: what fits, but one whole window. Pure."""
     if not bytes_per_token:
-        return window
-    return max(window, int(free_bytes / (_COPIES * bytes_per_token)))
+        return extent(window)
+    return max(extent(window), int(free_bytes / (_COPIES * bytes_per_token)))
 
 
 def load_gguf_engine(
@@ -111,5 +111,9 @@ def load_gguf_engine(
         Prompter(path, window, tokenizer),
         tokenizer.ends,
         provenance,
-        limits=Limits(_ROWS, cache_tokens(free, facts.cache_bytes_per_token, window)),
+        limits=Limits(
+            rows=_ROWS,
+            cache_tokens=cache_tokens(free, facts.cache_bytes_per_token, window),
+            prefill_tokens=BATCH_TOKENS,
+        ),
     )
