@@ -84,8 +84,9 @@ def pull(
         return stage(source, spec)
     if spec.repo.startswith(TINY_PREFIX):
         return find_snapshot(spec)
+    url = _hub_url(spec.repo, endpoint)
     _drop_damaged(spec)
-    _fetch(spec, ALLOWED, IGNORED, token, progress=progress, endpoint=endpoint)
+    _fetch(spec, ALLOWED, IGNORED, token, url, progress=progress)
     return find_snapshot(spec)
 
 
@@ -105,6 +106,7 @@ def _pull_gguf(
         )
     if gguf.repo is None:
         return find_gguf(spec, gguf)
+    url = _hub_url(gguf.repo, endpoint)
     holder = replace(spec, repo=gguf.repo, revision=gguf.revision)
     with suppress(ModelNotDownloadedError):
         file = find_gguf(spec, gguf)
@@ -112,7 +114,7 @@ def _pull_gguf(
             gguf_header(file)
         except ModelIntegrityError:
             _remove(file, Path(os.path.realpath(hub_cache_dir())))
-    _fetch(holder, [glob.escape(gguf.file)], (), token, progress=progress, endpoint=endpoint)
+    _fetch(holder, [glob.escape(gguf.file)], (), token, url, progress=progress)
     try:
         file = find_gguf(spec, gguf)
     except ModelNotDownloadedError:
@@ -123,22 +125,26 @@ def _pull_gguf(
     return file
 
 
+def _hub_url(repo: str, endpoint: str | None) -> str:
+    """Where the Hub is; an error where it must not be asked."""
+    variable = offline_variable()
+    if variable is not None:
+        raise APIConnectionError(
+            f"{variable} is set, so nothing is downloaded; unset it to fetch {repo}"
+        )
+    return (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
 def _fetch(
     spec: ModelSpec,
     allowed: Sequence[str],
     ignored: Sequence[str],
     token: str | None,
+    url: str,
     *,
     progress: bool,
-    endpoint: str | None,
 ) -> None:
-    """Download those files of a repository that match; its errors leave as ours."""
-    variable = offline_variable()
-    if variable is not None:
-        raise APIConnectionError(
-            f"{variable} is set, so nothing is downloaded; unset it to fetch {spec.repo}"
-        )
-    url = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    """Download those files of a repository that match; the Hub's errors leave as ours."""
     key = token if token and _may_have_token(url) else None
     failure: HybridInferError | None = None
     try:

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.errors import (
+    APIConnectionError,
     ConfigError,
     InvalidRequestError,
     ModelIntegrityError,
@@ -168,6 +169,15 @@ def test_a_damaged_file_is_fetched_again(gguf_hub):
     assert pull(SPEC, endpoint=gguf_hub.url, progress=False) == path
     assert gguf_hub.fetched() == ["q4.gguf"] * 2
     gguf_header(path)
+
+
+def test_offline_a_damaged_file_stays(gguf_hub, monkeypatch):
+    path = pull(SPEC, endpoint=gguf_hub.url, progress=False)
+    path.resolve().write_bytes(b"damaged")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(APIConnectionError, match="HF_HUB_OFFLINE"):
+        pull(SPEC, endpoint=gguf_hub.url, progress=False)
+    assert path.read_bytes() == b"damaged"
 
 
 def test_a_file_that_the_repository_lacks_is_named(gguf_hub):
