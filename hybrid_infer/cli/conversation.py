@@ -6,19 +6,24 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from hybrid_infer.cli import chat, output
+from hybrid_infer.cli.warming import Warming
 from hybrid_infer.errors import HybridInferError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hybrid_infer import HybridClient
     from hybrid_infer.datatypes.route import Route
 
 HELP = """\
+/model         which models there are
 /model NAME    talk to another model from here on
 /route         who served the last answer, attempt by attempt
 /route TARGET  serve from 'local', 'remote' or a named remote; '/route auto' undoes it
 /reset         forget the conversation
 /help          this text
 Ctrl-C stops an answer; Ctrl-D ends."""
+CUT_MARK = " …"  # behind an answer that was stopped, so that the model too knows that it was
 
 
 class Conversation:
@@ -42,6 +47,7 @@ class Conversation:
         self._messages: list[dict[str, str]] = []
         self._last_route: Route | None = None
         self._console = output.terminal()
+        self._warming = Warming(client)
         self.reset()
 
     def run(self) -> None:
@@ -52,19 +58,21 @@ class Conversation:
             import readline  # noqa: F401 - importing it gives input() its line editing
 
         self._say(f"{self._sampling['model']} · /help for commands · Ctrl-D ends")
+        self._warm()
         while True:
             try:
                 line = input("> ").strip()
+                if line.startswith("/"):
+                    self._command(line)
+                elif line:
+                    self._ask(line)
             except EOFError:
                 print(file=sys.stderr)
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at the prompt, or a second one while an answer is stopped
                 print(file=sys.stderr)
-                continue
-            if line.startswith("/"):
-                self._command(line)
-            elif line:
-                self._ask(line)
+            except HybridInferError as error:
+                self._show(error)
 
     def reset(self) -> None:
         """Forget every turn; the system message stays."""
@@ -75,27 +83,40 @@ class Conversation:
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim")
 
+    def _show(self, error: HybridInferError) -> None:
+        self._console.print(output.error_line(error), style="bold red")
+
+    def _warm(self) -> None:
+        """Load the local copy now, if it is the one that will answer."""
+        model, status = self._sampling["model"], self._client.status()
+        is_first = status["policy"].startswith("local") or not status["remotes"]
+        if self._sampling["route"] == "local" or (self._sampling["route"] is None and is_first):
+            self._say(f"loading {model} while you type …")
+            self._warming.begin(model)
+
     def _ask(self, question: str) -> None:
         turn = {"role": "user", "content": question}
+        if self._warming.is_loading(self._sampling["model"]):
+            self._say("(still loading …)")
+        is_cut = False
         try:
             answer, route = chat.stream_answer(
                 self._client, [*self._messages, turn], self._sampling
             )
         except chat.Stopped as stop:
-            answer, route = stop.text, stop.route
-            self._say("(stopped)")
+            answer, route, is_cut = stop.text, stop.route, True
         except KeyboardInterrupt:  # before the first word
-            self._say("(stopped)")
+            self._say("(stopped; the question is forgotten)")
             return
-        except HybridInferError as error:
-            output.show_error(error, as_json=False)
-            return
+        if is_cut:
+            self._say("(stopped; what was said is remembered)")
         if route is not None:
             self._last_route = route
             if not self._quiet:
                 self._say(output.route_line(route))
         if answer:
-            self._messages += [turn, {"role": "assistant", "content": answer}]
+            said = answer + CUT_MARK if is_cut else answer
+            self._messages += [turn, {"role": "assistant", "content": said}]
 
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
@@ -105,16 +126,41 @@ class Conversation:
         elif name == "/reset":
             self.reset()
             self._say("forgotten")
-        elif name == "/model" and argument:
-            self._sampling["model"] = argument
-            self._say(f"now talking to {argument}")
+        elif name == "/model":
+            self._choose_model(argument)
         elif name == "/route" and argument:
-            self._sampling["route"] = None if argument == "auto" else argument
-            self._say(f"route: {argument}")
+            self._choose_route(argument)
         elif name == "/route":
             self._show_route()
         else:
             self._say(f"{line!r} is not a command\n{HELP}")
+
+    def _choose_model(self, name: str) -> None:
+        rows = {row["alias"]: row for row in self._client.list_models() if row["task"] == "chat"}
+        bare = name.removeprefix("chat/")
+        if not name:
+            for alias, row in rows.items():
+                self._say(f"  {alias}: {row['repo']}, local copy {row['local']}")
+        elif bare in rows or "/" in bare:
+            self._sampling["model"] = bare
+            self._say(f"now talking to {bare}")
+            self._warm()
+        else:
+            self._refuse("model", name, [*rows, "any Hub id as org/name"])
+
+    def _choose_route(self, target: str) -> None:
+        known = ["auto", "local", "remote", *self._client.status()["remotes"]]
+        if target not in known:
+            self._refuse("route", target, known)
+            return
+        self._sampling["route"] = None if target == "auto" else target
+        self._say(f"route: {target}")
+        self._warm()
+
+    def _refuse(self, kind: str, given: str, known: Sequence[str]) -> None:
+        self._console.print(
+            f"error: no {kind} {given!r}; there are: {', '.join(known)}", style="bold red"
+        )
 
     def _show_route(self) -> None:
         if self._last_route is None:

@@ -105,6 +105,11 @@ def show_error(error: HybridInferError, *, as_json: bool) -> None:
         console.print(f"  {line}")
 
 
+def error_line(error: HybridInferError) -> str:
+    """`error` and what to do next, on one line."""
+    return " · ".join([f"error: {' '.join(error.message.split())}", *_next_steps(error)])
+
+
 def describe_error(error: HybridInferError) -> dict[str, Any]:
     """`error` as a JSON object: type, message, next steps, argument, attempts."""
     return {

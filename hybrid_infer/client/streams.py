@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
@@ -32,7 +33,7 @@ class _StreamState:
         self._is_closed = False
         self._continuing = continuing
         self._text: list[str] = []
-        self._announced: set[int] = set()
+        self._announced: set[int] = set()  # choices whose role was named
         self._finished: set[int] = set()
         self._has_tools = False
         self._timings: list[ChatTimings] = []
@@ -72,19 +73,25 @@ class _StreamState:
             return None
         if part.timings is not None:
             self._timings.append(part.timings)
-        for choice in part.choices:
-            if choice.delta.role is not None:
-                self._announced.add(choice.index)
-            self._has_tools |= bool(choice.delta.tool_calls)
-            if choice.index == 0 and choice.delta.content:
-                self._text.append(choice.delta.content)
-            if choice.finish_reason is not None:
-                self._finished.add(choice.index)
-                self._finish_reasons.append(choice.finish_reason)
+        choices = tuple(map(self._noted, part.choices))
         self._usage = part.usage or self._usage
-        return ChatChunk(
-            self.id, self.created, self.route.model, part.choices, part.usage, self.route
-        )
+        return ChatChunk(self.id, self.created, self.route.model, choices, part.usage, self.route)
+
+    def _noted(self, choice: ChunkChoice) -> ChunkChoice:
+        """Remember what a choice adds; a role that was named is not named again, as some servers do."""
+        delta = choice.delta
+        self._has_tools |= bool(delta.tool_calls)
+        if choice.index == 0 and delta.content:
+            self._text.append(delta.content)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index)
+            self._finish_reasons.append(choice.finish_reason)
+        if delta.role is None:
+            return choice
+        if choice.index in self._announced:
+            return replace(choice, delta=replace(delta, role=None))
+        self._announced.add(choice.index)
+        return choice
 
     def _is_known(self, choice: ChunkChoice) -> bool:
         """Whether a choice says nothing but who speaks, once more."""

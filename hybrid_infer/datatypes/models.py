@@ -29,6 +29,26 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A GGUF file that is the local copy of a chat model.
+
+    Attributes:
+        file: an absolute path on this machine; with a `repo`, the path inside the repository.
+        repo: the Hub repository that holds it; None: the file is simply on this machine.
+        revision: the pinned commit of `repo`, 40 hex digits; None: ``main``.
+    """
+
+    file: str
+    repo: str | None = None
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file as messages name it."""
+        return self.file if self.repo is None else f"{self.file} of {self.repo}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model, as an alias or a Hub id names it.
 
@@ -39,6 +59,7 @@ class ModelSpec:
         revision: the pinned commit, 40 hex digits; None when unpinned (``main`` serves).
         context_length: chat: prompt and answer together, in tokens; None if unknown.
         generation: chat: this model's defaults.
+        gguf: chat: the file that is the local copy; None: the repository's own snapshot is.
         provider: chat: which of the providers behind Hugging Face's router is to serve it; None
             leaves the choice to the router.
         dim: embeddings: length of a vector; None if unknown before the first one.
@@ -57,6 +78,7 @@ class ModelSpec:
     revision: str | None
     context_length: int | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    gguf: GgufFile | None = None
     provider: str | None = None
     dim: int | None = None
     max_seq_length: int | None = None

@@ -74,8 +74,8 @@ class Route:
         attempts: every attempt of the call, the one that served included.
         latency_seconds: from the call's start to its result; for a stream, to its first chunk.
         dtype: the local computation's dtype, for instance ``"bfloat16"``; None when remote.
-        quantization: how the local copy's weights were made smaller, for instance ``"int8"``; None
-            if they were not, or when remote.
+        quantization: how the local copy's weights were made smaller, for instance ``"int8"`` or
+            ``"Q4_K"``; None if they were not, or when remote.
     """
 
     backend: BackendKind

@@ -15,7 +15,7 @@ from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
 from hybrid_infer.events import ModelLoaded, ModelLoading, ModelUnloaded, Observer, ignore
 from hybrid_infer.local.entries import Key, Lease, Load, Loading
 from hybrid_infer.local.pool import ModelPool
-from hybrid_infer.local.readiness import Shelf, unloaded_readiness
+from hybrid_infer.local.readiness import Shelf, may_be_quantized, unloaded_readiness
 from hybrid_infer.local.waiting import wait, wait_async
 from hybrid_infer.routing.targets import Readiness, ReadinessState
 from hybrid_infer.settings import Settings
@@ -94,7 +94,8 @@ class Engines:
         An alias that allows a quantised copy has one place and an alias that does not has another;
         but the original weights serve both, whichever of them asked first.
         """
-        names = (spec.task, spec.repo, spec.revision or "main", self._dtype, self._device)
+        file = "" if spec.gguf is None else f"{spec.gguf.name}@{spec.gguf.revision}"
+        names = (spec.task, spec.repo, spec.revision or "main", file, self._dtype, self._device)
         plain, quantized = (*names, "original"), (*names, "any")
         return (quantized, plain) if spec.allow_quantized else (plain, quantized)
 
@@ -257,7 +258,7 @@ class Engines:
             error,
             load_seconds=self._pool.load_seconds(own),
             may_download=may_download and self._download is not None,
-            may_be_quantized=spec.allow_quantized,
+            may_be_quantized=may_be_quantized(spec, facts),
         )
         since = self._pool.occupancy(own).started_at
         if since is None or cold.state is ReadinessState.ABSENT:

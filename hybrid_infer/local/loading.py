@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.events import Observer, ignore
+from hybrid_infer.local.copies import find_copy
 from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
@@ -19,8 +20,9 @@ from hybrid_infer.local.placement import Claim, Placement, Situation
 from hybrid_infer.local.placing import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
-from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, read_json, snapshot_facts
-from hybrid_infer.snapshots.resolve import find_snapshot, observed_revision
+from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
+from hybrid_infer.snapshots.gguf_files import gguf_revision
+from hybrid_infer.snapshots.resolve import observed_revision
 
 if TYPE_CHECKING:
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
@@ -53,11 +55,10 @@ def load_engine(
         ModelNotDownloadedError: it is not on this machine.
         ModelIntegrityError: its files are damaged or disagree with models.yaml.
         InsufficientMemoryError: it does not fit.
-        ConfigError: the device is not here, or the dtype is forbidden for this model.
+        ConfigError: the device is not here, the dtype is forbidden for this model, or its file is
+            quantised and that is not allowed.
     """
-    path = find_snapshot(spec)
-    facts = snapshot_facts(path)
-    check_assertions(spec, facts)
+    path, facts = find_copy(spec)
 
     def decide(claims: Sequence[Claim], gone: Sequence[Claim]) -> Placement:
         now = situation_of(spec, facts, device=device, dtype=dtype, settings=settings)
@@ -66,6 +67,9 @@ def load_engine(
     loading.enter("placing")
     placement = loading.place(decide)
     loading.enter("loading")
+    if spec.gguf is not None:
+        with loading_errors(spec.gguf.name):
+            return _gguf_engine(path, facts, placement, spec, spec.gguf)
     provenance = Provenance(
         spec.repo, observed_revision(path), True, placement.dtype, placement.quantization
     )
@@ -85,6 +89,10 @@ def situation_of(
     """
     from hybrid_infer.local.quantizing import has_torchao
 
+    if spec.gguf is not None:
+        from hybrid_infer.local.generation.gguf.library import gguf_device
+
+        device = gguf_device(device)
     return Situation(
         spec, facts, hardware(device), dtype, settings.memory, has_torchao=has_torchao()
     )
@@ -135,6 +143,21 @@ def _chat_engine(
         limits = replace(limits, cache_tokens=placement.cache_tokens)
     return ChatEngine(
         load_decoder(path, placement), prompter, end_tokens(path), provenance, limits=limits
+    )
+
+
+def _gguf_engine(
+    path: Path, facts: SnapshotFacts, placement: Placement, spec: ModelSpec, gguf: GgufFile
+) -> ChatEngine:
+    from hybrid_infer.local.generation.gguf.loading import load_gguf_engine
+
+    # A file of another repository, or of no repository, is the user's word for these weights.
+    is_verified = gguf.repo == spec.repo
+    provenance = Provenance(
+        spec.repo, gguf_revision(gguf), is_verified, placement.dtype, placement.quantization
+    )
+    return load_gguf_engine(
+        path, placement, provenance, spec.context_length or facts.context_length
     )
 
 

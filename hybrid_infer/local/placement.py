@@ -22,6 +22,9 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of one weight of a layer in torchao's weight-only schemes, scales included, as measured: one
 # scale for each row, or one and a zero point for each 64 weights.
 QUANTIZED_BYTES = {"int8": 1.01, "int4": 0.63}
+# What llama.cpp computes the weights of a GGUF file in; all else is multiplied in float32.
+_GGUF_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
+_GGUF_CACHE_DTYPE = "float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Placement:
     Attributes:
         device: where it computes.
         dtype: in which dtype.
-        quantization: how its weights are made smaller: ``int8`` or ``int4``; None: they are not.
+        quantization: how its weights are made smaller: ``int8`` or ``int4``, or as ggml names it;
+            None: they are not.
         spread: devices that share its weights, in order, with the bytes that each may take;
             empty: all are on `device`.
         weight_bytes: its weights, without any overhead.
@@ -116,11 +120,19 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One way to load a model: a dtype, a scheme, and the devices that share it."""
+    """One way to load a model: a dtype, a scheme, and the devices that share it.
+
+    Attributes:
+        dtype: what its weights are computed in.
+        quantization: how they are made smaller, or None.
+        devices: in order; the first computes.
+        cache_dtype: what keys and values are kept in; None: as `dtype`.
+    """
 
     dtype: str
     quantization: str | None
     devices: tuple[str, ...]
+    cache_dtype: str | None = None
 
 
 def find_place(situation: Situation) -> Placement | None:
@@ -138,11 +150,15 @@ def wishes(situation: Situation) -> Iterator[Wish]:
 
     The original weights on one device; spread over several GPUs; a quantised copy on one device,
     where the alias allows it; spread over GPUs and the CPU, from which they are fetched step by step.
+    A GGUF file stays as it is, on one device, whatever dtype is named.
 
     Raises:
-        ConfigError: the named dtype is one that this model must never be computed in.
+        ConfigError: the dtype is one that this model must never be computed in.
     """
     spec, hardware = situation.spec, situation.hardware
+    if spec.gguf is not None:
+        yield _gguf_wish(situation)
+        return
     dtypes = _dtypes(spec, hardware, situation.dtype)
     others = tuple(name for name, _ in hardware.others)
     gpus = (hardware.device, *(name for name in others if name != "cpu"))
@@ -157,6 +173,14 @@ def wishes(situation: Situation) -> Iterator[Wish]:
         yield from (Wish(dtypes[-1], scheme, (hardware.device,)) for scheme in QUANTIZED_BYTES)
     if "cpu" in others:
         yield from (Wish(dtype, None, (*gpus, "cpu")) for dtype in dtypes)
+
+
+def _gguf_wish(situation: Situation) -> Wish:
+    spec, facts = situation.spec, situation.facts
+    dtype = _GGUF_DTYPES.get(facts.weight_dtype, "float32")
+    if dtype in spec.forbidden_dtypes:
+        raise ConfigError(f"{spec.name} must not be computed in {dtype}: its values overflow")
+    return Wish(dtype, facts.quantization, (situation.hardware.device,), _GGUF_CACHE_DTYPE)
 
 
 def _dtypes(spec: ModelSpec, hardware: Hardware, dtype: str) -> list[str]:
@@ -184,7 +208,7 @@ def needed_bytes(facts: SnapshotFacts, wish: Wish) -> int:
 
 def _weight_bytes(facts: SnapshotFacts, wish: Wish) -> int:
     values = facts.weight_bytes / STORED_BYTES.get(facts.weight_dtype, 4)
-    if wish.quantization is None:
+    if wish.quantization not in QUANTIZED_BYTES:  # a GGUF file's own is no smaller than on disk
         return int(values * _BYTES[wish.dtype])
     small = min(values, facts.sizes.layer_values)
     return int((values - small) * _BYTES[wish.dtype] + small * QUANTIZED_BYTES[wish.quantization])
@@ -194,7 +218,7 @@ def _cache_bytes_per_token(facts: SnapshotFacts, wish: Wish) -> int:
     """What a token of a conversation costs; 0 for an embedding model, or where it is unknown."""
     if facts.context_length is None:
         return 0
-    return (facts.sizes.cache_values or 0) * _BYTES[wish.dtype] * CACHE_SLACK
+    return (facts.sizes.cache_values or 0) * _BYTES[wish.cache_dtype or wish.dtype] * CACHE_SLACK
 
 
 def _placed(situation: Situation, wish: Wish) -> Placement | None:

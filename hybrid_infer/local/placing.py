@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hybrid_infer.errors import InsufficientMemoryError
-from hybrid_infer.local.placement import Placement, Situation, find_place, needed_bytes, wishes
+from hybrid_infer.local.placement import (
+    QUANTIZED_BYTES,
+    Placement,
+    Situation,
+    find_place,
+    needed_bytes,
+    wishes,
+)
 
 
 def place(situation: Situation) -> Placement:
@@ -25,15 +32,19 @@ def place(situation: Situation) -> Placement:
 
 def _refusal(situation: Situation) -> str:
     spec, memory, device = situation.spec, situation.memory, situation.hardware.device
-    # The least that the original weights need on the device that was chosen.
-    wish = [w for w in wishes(situation) if w.quantization is None and w.devices == (device,)][-1]
+    # The least that the weights need on the device that was chosen, unless they are made smaller.
+    alone = [wish for wish in wishes(situation) if wish.devices == (device,)]
+    wish = [w for w in alone if w.quantization not in QUANTIZED_BYTES][-1]
     needed, room = needed_bytes(situation.facts, wish), situation.room(wish.devices)
     bounds = [f"settings.memory.local_fraction={memory.local_fraction:g}"]
     if memory.budget_bytes is not None:
         bounds.append(f"settings.memory.budget_bytes={memory.budget_bytes}")
     if situation.claims:
         bounds.append(f"other local models loaded: {len(situation.claims)}")
-    fixes = list(_fixes(situation, needed)) or ["it needs a machine with more free memory"]
+    instead = "a smaller file, or " if spec.gguf is not None else ""
+    fixes = list(_fixes(situation, needed)) or [
+        f"it needs {instead}a machine with more free memory"
+    ]
     return (
         f"{spec.name} in {wish.dtype} needs about {_size(needed)} on {device}, and "
         f"{_size(room)} may be used ({', '.join(bounds)}); {'; or '.join(fixes)}"
@@ -59,7 +70,8 @@ def _fixes(situation: Situation, needed: int) -> Iterator[str]:
     if can_be_halved and find_place(replace(situation, dtype="bfloat16")):
         yield "pass dtype='bfloat16', which needs half"
     yield from _quantized(situation)
-    if hardware.device.startswith("cuda") and not hardware.others:
+    can_spread = situation.spec.gguf is None
+    if can_spread and hardware.device.startswith("cuda") and not hardware.others:
         yield "pass device='auto', which may use other GPUs and the CPU as well"
 
 

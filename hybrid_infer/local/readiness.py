@@ -9,10 +9,10 @@ from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.route import Reason
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
+from hybrid_infer.local.copies import find_copy
 from hybrid_infer.routing.policy import LOCAL
 from hybrid_infer.routing.targets import Exclusion, Readiness, ReadinessState
-from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
-from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.facts import SnapshotFacts
 
 LOOK_AGAIN_SECONDS = 2.0
 LOAD_BYTES_PER_SECOND = 1e9
@@ -22,7 +22,7 @@ DOWNLOAD_SECONDS = 60.0  # nothing is known of the line before a download has be
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One look at a snapshot: its facts, or why there are none."""
+    """One look at a copy: its facts, or why there are none."""
 
     seen_at: float
     facts: SnapshotFacts | None
@@ -58,8 +58,7 @@ class Shelf:
 
 def _looked(spec: ModelSpec, now: float) -> _Look:
     try:
-        facts = snapshot_facts(find_snapshot(spec))
-        check_assertions(spec, facts)
+        _, facts = find_copy(spec)
     except HybridInferError as error:
         return _Look(now, None, error)
     return _Look(now, facts, None)
@@ -92,6 +91,13 @@ def unloaded_readiness(
     if isinstance(error, ModelNotDownloadedError) and may_download:
         return Readiness(ReadinessState.COLD, DOWNLOAD_SECONDS, may_be_quantized=may_be_quantized)
     return absent(error)
+
+
+def may_be_quantized(spec: ModelSpec, facts: SnapshotFacts | None) -> bool:
+    """Whether the copy of `spec` may turn out to be quantised once it is loaded; a file says so now."""
+    if spec.gguf is not None and facts is not None:
+        return facts.quantization is not None
+    return spec.allow_quantized
 
 
 def absent(error: HybridInferError) -> Readiness:

@@ -133,7 +133,7 @@ def _user_source(models: object, options: EnvironmentOptions) -> Source | None:
     if not isinstance(models, str | os.PathLike):
         raise ConfigError(f"models must be a path or a mapping, not {type(models).__name__}")
     path = os.fsdecode(models)
-    return Source.of(parse_yaml(path, _read_file(path, origin)))
+    return Source.of(parse_yaml(path, _read_file(path, origin)), os.path.dirname(path))  # noqa: PTH120 - a str keeps "" as it is
 
 
 def _read_file(path: str, origin: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid_infer.datatypes.models import GenerationDefaults, ModelSpec, RemoteSpec, Task
 from hybrid_infer.registry.document import Document, Path, dotted, within
+from hybrid_infer.registry.gguf_files import gguf_file
 from hybrid_infer.registry.names import TASKS, did_you_mean, hub_id_problem, shown
 from hybrid_infer.registry.schema import ModelsFile, RemoteEntry, validated_file
 from hybrid_infer.settings import SETTING_GROUPS, Settings, checked_setting, setting_hints
@@ -21,15 +22,22 @@ LITELLM_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One models.yaml, read and validated."""
+    """One models.yaml, read and validated.
+
+    Attributes:
+        document: with its lines.
+        file: its values.
+        folder: where the relative paths in it begin.
+    """
 
     document: Document
     file: ModelsFile
+    folder: str = ""
 
     @classmethod
-    def of(cls, document: Document) -> Source:
+    def of(cls, document: Document, folder: str = "") -> Source:
         """Validate `document`; raises `ConfigError`."""
-        return cls(document, validated_file(document))
+        return cls(document, validated_file(document), folder)
 
 
 def merged_models(packaged: Source, user: Source | None) -> tuple[ModelSpec, ...]:
@@ -46,7 +54,7 @@ def merged_models(packaged: Source, user: Source | None) -> tuple[ModelSpec, ...
             base = ours[alias].given() if alias in ours else {}
             change = theirs[alias].given() if alias in theirs else {}
             source = user if user and alias in theirs else packaged
-            specs.append(_spec(task, alias, _merged_entry(base, change), source.document))
+            specs.append(_spec(task, alias, _merged_entry(base, change), source))
     return tuple(specs)
 
 
@@ -59,11 +67,14 @@ def _merged_entry(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any
     return merged
 
 
-def _spec(task: Task, alias: str, entry: dict[str, Any], document: Document) -> ModelSpec:
+def _spec(task: Task, alias: str, entry: dict[str, Any], source: Source) -> ModelSpec:
     path: Path = (task, alias)
     if "repo" not in entry:
-        raise document.error(path, f"{dotted(path)} needs 'repo'")
+        raise source.document.error(path, f"{dotted(path)} needs 'repo'")
     entry = {"revision": None} | entry
+    if entry.get("gguf") is not None:
+        pin = {"repo": entry["repo"], "revision": entry["revision"]}
+        entry["gguf"] = gguf_file(entry["gguf"], **pin, folder=source.folder)
     generation = GenerationDefaults(**entry.pop("generation", {}))
     dtypes = tuple(entry.pop("forbidden_dtypes", ()))
     return ModelSpec(

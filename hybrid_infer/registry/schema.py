@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from hybrid_infer.datatypes.models import Dialect
 from hybrid_infer.errors import ConfigError
 from hybrid_infer.registry.document import Document, Path, dotted, within
+from hybrid_infer.registry.gguf_files import gguf_file
 from hybrid_infer.registry.names import (
     ALIAS_RULE,
     TASKS,
@@ -54,6 +55,11 @@ def _revision(revision: str) -> str:
     if not _REVISION.fullmatch(revision.lower()):
         raise ValueError("must be a commit of 40 hex digits, or null for whatever was pulled")
     return revision.lower()
+
+
+def _gguf(text: str) -> str:
+    gguf_file(text)
+    return text
 
 
 def _remote_name(name: str) -> str:
@@ -129,6 +135,7 @@ class ChatEntry(ModelEntry):
 
     context_length: Tokens | None = None
     generation: GenerationSection = GenerationSection()
+    gguf: Annotated[str, AfterValidator(_gguf)] | None = None
     provider: Annotated[str, AfterValidator(_provider)] | None = None
 
 

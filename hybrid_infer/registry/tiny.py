@@ -26,7 +26,7 @@ def tiny_models(models: Iterable[ModelSpec], twins: Collection[str]) -> tuple[Mo
         twins: the packaged repos, which are those that have a seeded twin.
     """
     return tuple(
-        replace(spec, repo=tiny_repo(spec.repo), revision=TINY_REVISION, gated=False)
+        replace(spec, repo=tiny_repo(spec.repo), revision=TINY_REVISION, gguf=None, gated=False)
         for spec in models
         if spec.repo in twins
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -17,12 +21,15 @@ from hybrid_infer.errors import (
     LocalEngineError,
     ModelIntegrityError,
     ModelNotAvailableError,
+    ModelNotDownloadedError,
     RateLimitError,
     RemoteServerError,
 )
 from hybrid_infer.registry.tiny import TINY_PREFIX
 from hybrid_infer.registry.urls import TOKENS_PAGE, is_loopback
 from hybrid_infer.snapshots.folders import hub_cache_dir, offline_variable
+from hybrid_infer.snapshots.gguf_files import find_gguf
+from hybrid_infer.snapshots.gguf_header import gguf_header
 from hybrid_infer.snapshots.reading import read_json
 from hybrid_infer.snapshots.resolve import find_snapshot, snapshot_folder
 from hybrid_infer.snapshots.staging import ALLOWED, IGNORED, stage
@@ -58,7 +65,7 @@ def pull(
         endpoint: the Hub's URL; None: HF_ENDPOINT, else huggingface.co.
 
     Returns:
-        The snapshot's folder.
+        The snapshot's folder, or the GGUF file.
 
     Raises:
         ModelNotAvailableError: gated or unknown; the message has the link.
@@ -69,29 +76,95 @@ def pull(
         ModelIntegrityError: what arrived is not a usable model.
         LocalEngineError: the disk refused.
     """
+    if spec.gguf is not None:
+        return _pull_gguf(
+            spec, spec.gguf, token, progress=progress, source=source, endpoint=endpoint
+        )
     if source is not None:
         return stage(source, spec)
     if spec.repo.startswith(TINY_PREFIX):
         return find_snapshot(spec)
+    url = _hub_url(spec.repo, endpoint)
+    _drop_damaged(spec)
+    _fetch(spec, ALLOWED, IGNORED, token, url, progress=progress)
+    return find_snapshot(spec)
+
+
+def _pull_gguf(
+    spec: ModelSpec,
+    gguf: GgufFile,
+    token: str | None,
+    *,
+    progress: bool,
+    source: Path | None,
+    endpoint: str | None,
+) -> Path:
+    """Fetch the one file that an alias names."""
+    if source is not None:
+        raise InvalidRequestError(
+            f"{spec.name} names a GGUF file; to use another, name its path there", argument="source"
+        )
+    if gguf.repo is None:
+        return find_gguf(spec, gguf)
+    url = _hub_url(gguf.repo, endpoint)
+    holder = replace(spec, repo=gguf.repo, revision=gguf.revision)
+    with suppress(ModelNotDownloadedError):
+        file = find_gguf(spec, gguf)
+        try:
+            gguf_header(file)
+        except ModelIntegrityError:
+            _remove(file, Path(os.path.realpath(hub_cache_dir())))
+    _fetch(holder, [glob.escape(gguf.file)], (), token, url, progress=progress)
+    try:
+        file = find_gguf(spec, gguf)
+    except ModelNotDownloadedError:
+        raise ModelNotAvailableError(
+            f"{gguf.repo} has no file {gguf.file}: see {HUB}/{gguf.repo}/tree/main"
+        ) from None
+    gguf_header(file)
+    return file
+
+
+def _hub_url(repo: str, endpoint: str | None) -> str:
+    """Where the Hub is; an error where it must not be asked."""
     variable = offline_variable()
     if variable is not None:
         raise APIConnectionError(
-            f"{variable} is set, so nothing is downloaded; unset it to fetch {spec.repo}"
+            f"{variable} is set, so nothing is downloaded; unset it to fetch {repo}"
         )
-    url = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-    _drop_damaged(spec)
+    return (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def _fetch(
+    spec: ModelSpec,
+    allowed: Sequence[str],
+    ignored: Sequence[str],
+    token: str | None,
+    url: str,
+    *,
+    progress: bool,
+) -> None:
+    """Download those files of a repository that match; the Hub's errors leave as ours."""
+    key = token if token and _may_have_token(url) else None
     failure: HybridInferError | None = None
     try:
-        _download(spec, token if token and _may_have_token(url) else None, url, progress=progress)
+        _download(spec, allowed, ignored, key, url, progress=progress)
     except Exception as error:  # noqa: BLE001 - whatever the Hub client raises must leave as ours
         failure = _translated(spec, error)
     if failure is not None:
         # Raised out here: as a context, the Hub's error would carry its request with the key.
         raise failure
-    return find_snapshot(spec)
 
 
-def _download(spec: ModelSpec, token: str | None, url: str, *, progress: bool) -> None:
+def _download(
+    spec: ModelSpec,
+    allowed: Sequence[str],
+    ignored: Sequence[str],
+    token: str | None,
+    url: str,
+    *,
+    progress: bool,
+) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download(
@@ -101,8 +174,8 @@ def _download(spec: ModelSpec, token: str | None, url: str, *, progress: bool) -
         # False, unlike None, also keeps a saved login from being sent to any other host.
         token=token or False,
         endpoint=url,
-        allow_patterns=list(ALLOWED),
-        ignore_patterns=list(IGNORED),
+        allow_patterns=list(allowed),
+        ignore_patterns=list(ignored),
         tqdm_class=None if progress else _silent_bar(),
     )
 

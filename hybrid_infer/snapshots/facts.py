@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import ConfigError, ModelIntegrityError
 from hybrid_infer.snapshots.modules import Modules, modules_of
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
 from hybrid_infer.snapshots.sizes import Sizes, sizes_of
@@ -55,8 +55,10 @@ class SnapshotFacts:
         prompt: the default prompt's text.
         context_length: chat: the window in tokens.
         weight_bytes: size of all tensors on disk.
-        weight_dtype: the dtype that most bytes are stored in, as safetensors names it.
+        weight_dtype: the dtype that most bytes are stored in, as safetensors or ggml names it.
         sizes: how much there is of what.
+        quantization: how a GGUF file's weights were made smaller, as ggml names it; None if they
+            were not.
     """
 
     model_type: str
@@ -71,6 +73,7 @@ class SnapshotFacts:
     weight_bytes: int
     weight_dtype: str
     sizes: Sizes = field(default_factory=Sizes)
+    quantization: str | None = None
 
 
 def snapshot_facts(path: Path) -> SnapshotFacts:
@@ -156,7 +159,13 @@ def check_assertions(spec: ModelSpec, facts: SnapshotFacts) -> None:
 
     Raises:
         ModelIntegrityError: they disagree; the message names the key and both values.
+        ConfigError: the weights are quantised, and models.yaml does not allow that.
     """
+    if facts.quantization is not None and not spec.allow_quantized:
+        raise ConfigError(
+            f"{spec.name}: the local copy is quantised ({facts.quantization}), so its weights are "
+            "not the remote's; to let it serve, say allow_quantized: true for it in models.yaml"
+        )
     said = {
         "dim": (spec.dim, facts.dim),
         "max_seq_length": (spec.max_seq_length, facts.max_seq_length),

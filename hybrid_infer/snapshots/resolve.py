@@ -21,6 +21,7 @@ __all__ = [
     "hub_cache_dir",
     "observed_revision",
     "offline_variable",
+    "revision_folder",
     "snapshot_folder",
 ]
 
@@ -55,8 +56,13 @@ def find_snapshot(spec: ModelSpec) -> Path:
 
 def snapshot_folder(spec: ModelSpec) -> Path | None:
     """The folder of `spec`'s commit in the Hub's cache, or None if it is not there."""
-    repo = repo_folder(spec.repo, hub_cache_dir())
-    revision = spec.revision or _main_revision(repo)
+    return revision_folder(spec.repo, spec.revision)
+
+
+def revision_folder(name: str, revision: str | None) -> Path | None:
+    """The folder of a repository's commit, or of the one that the cache calls ``main``."""
+    repo = repo_folder(name, hub_cache_dir())
+    revision = revision or _main_revision(repo)
     # The name becomes a path: anything but a plain commit id stays outside.
     if revision is None or not revision.isalnum():
         return None

@@ -56,12 +56,24 @@ def sizes_of(headers: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) ->
 
 
 def _cache_values(config: Mapping[str, Any]) -> int | None:
-    """Two for each layer, key head and place of a head (Vaswani et al. 2017; Ainslie et al. 2023)."""
     layers = as_whole(config.get("num_hidden_layers", config.get("n_layer")))
     heads = as_whole(config.get("num_attention_heads", config.get("n_head")))
     width = as_whole(config.get("hidden_size", config.get("n_embd")))
+    kv_heads, head_dim = (as_whole(config.get(key)) for key in ("num_key_value_heads", "head_dim"))
+    return cache_values(layers, heads, width, kv_heads, head_dim)
+
+
+def cache_values(
+    layers: int | None,
+    heads: int | None,
+    width: int | None,
+    kv_heads: int | None,
+    head_dim: int | None,
+) -> int | None:
+    """Keys and values of one token; None where too little is stated.
+
+    Two for each layer, key head and place of a head (Vaswani et al. 2017; Ainslie et al. 2023).
+    """
     if not layers or not heads or not width:
         return None
-    kv_heads = as_whole(config.get("num_key_value_heads")) or heads
-    head_dim = as_whole(config.get("head_dim")) or width // heads
-    return 2 * layers * kv_heads * head_dim
+    return 2 * layers * (kv_heads or heads) * (head_dim or width // heads)

@@ -163,7 +163,9 @@ class AsyncLocalStream:
         try:
             while True:
                 try:
-                    return await asyncio.wait_for(self._arrived.get(), deadline.left())
+                    # Not wait_for: before Python 3.12 it loses a cancellation that comes with an item.
+                    async with asyncio.timeout(deadline.left()):
+                        return await self._arrived.get()
                 except TimeoutError:
                     if deadline.expired():
                         raise too_late(deadline) from None

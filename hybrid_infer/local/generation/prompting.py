@@ -23,25 +23,20 @@ class Prompter:
     Args:
         path: the snapshot's folder.
         context_length: the model's window in tokens; None: what the tokenizer says.
+        tokenizer: what to use instead of the folder's own tokenizer.
 
     Raises:
         ModelIntegrityError: the snapshot has no chat template.
     """
 
-    def __init__(self, path: Path, context_length: int | None) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
-        )
+    def __init__(self, path: Path, context_length: int | None, tokenizer: Any = None) -> None:
+        self._tokenizer = tokenizer or _snapshot_tokenizer(path)
         if not self._tokenizer.chat_template:
             raise ModelIntegrityError(f"{path} has no chat template")
         self.context_length: int = context_length or self._tokenizer.model_max_length
         added = self._tokenizer.get_added_vocab()
         self._special = re.compile("|".join(re.escape(token) for token in added)) if added else None
         self.special_tokens = frozenset(added.values())
-        decoder = self._tokenizer.backend_tokenizer.decoder
-        self._is_byte_level = type(decoder).__name__ == "ByteLevel"
         self._grammar_vocabulary: Any = None
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -63,11 +58,18 @@ class Prompter:
         """The bytes of a token; a special one's are its name."""
         return piece_bytes(self.pieces[token], is_byte_level=self._is_byte_level)
 
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return type(self._tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel"
+
     def grammar_vocabulary(self, ends: Collection[int]) -> Any:
         """The vocabulary as constrained decoding sees it; made once, with the first call's `ends`."""
         if self._grammar_vocabulary is None:
-            self._grammar_vocabulary = vocabulary_of(self._tokenizer, ends)
+            self._grammar_vocabulary = self._make_grammar_vocabulary(ends)
         return self._grammar_vocabulary
+
+    def _make_grammar_vocabulary(self, ends: Collection[int]) -> Any:
+        return vocabulary_of(self._tokenizer, ends)
 
     def encode_answer(self, prompt: list[int], text: str) -> list[int]:
         """The tokens of an answer to `prompt` as far as `text`.
@@ -166,6 +168,12 @@ def _stand_in(index: int) -> str:
 
 def _with_stand_ins(told: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{**message, "content": _stand_in(index)} for index, message in enumerate(told)]
+
+
+def _snapshot_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
 
 
 def room_left(

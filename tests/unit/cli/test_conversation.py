@@ -25,9 +25,24 @@ ROUTE = Route(
 class ScriptedClient:
     """Streams the pieces of each scripted answer; an exception among them is raised there."""
 
+    policy = "remote-first"
+
     def __init__(self, *answers):
         self.answers = list(answers)
         self.calls = []
+        self.warmed = []
+
+    def status(self):
+        return {"policy": self.policy, "remotes": {"huggingface": {}}}
+
+    def list_models(self):
+        return [
+            {"task": task, "alias": alias, "repo": f"org/{alias}", "local": "cold"}
+            for task, alias in (("chat", "small"), ("chat", "other"), ("embeddings", "mini"))
+        ]
+
+    def warm(self, name):
+        self.warmed.append(name)
 
     def chat_completion(self, messages, **options):
         self.calls.append(SimpleNamespace(messages=[dict(m) for m in messages], **options))
@@ -77,8 +92,10 @@ def test_turns_are_remembered_and_the_system_message_leads(talk, capsys):
 def test_ctrl_c_stops_the_answer_and_not_the_program(talk, capsys):
     client = ScriptedClient(["par", KeyboardInterrupt()], ["ok"])
     talk(client, "long story", "/route", KeyboardInterrupt(), "next")
-    assert client.calls[1].messages[1] == {"role": "assistant", "content": "par"}
-    assert "huggingface: served after" in capsys.readouterr().err
+    assert client.calls[1].messages[1] == {"role": "assistant", "content": "par …"}
+    shown = capsys.readouterr().err
+    assert "huggingface: served after" in shown
+    assert "(stopped; what was said is remembered)" in shown
 
 
 def test_ctrl_c_before_the_first_word_forgets_the_question(talk):
@@ -122,3 +139,39 @@ def test_the_route_is_said_unless_quiet(talk, capsys):
     assert "served by huggingface (org/name)" in capsys.readouterr().err
     talk(ScriptedClient(["a"]), "x", quiet=True)
     assert "served by" not in capsys.readouterr().err
+
+
+def test_an_error_and_its_fix_are_one_line(talk, capsys):
+    error = RateLimitError("slow\n  down", retry_after=2.0)
+    error.add_note("local: run: hybrid-infer pull chat/small")
+    talk(ScriptedClient(error), "first")
+    lines = capsys.readouterr().err.splitlines()
+    assert "error: slow down · local: run: hybrid-infer pull chat/small · try again in 2 s" in lines
+
+
+def test_the_local_copy_is_loaded_while_the_user_types_if_it_will_answer(talk, capsys):
+    remote_first, local_first = ScriptedClient(), ScriptedClient()
+    talk(remote_first)
+    assert remote_first.warmed == []
+    local_first.policy = "local-first"
+    talk(local_first, "/model other", "/model small", "/route remote", "/route auto")
+    assert sorted(local_first.warmed) == ["chat/other", "chat/small"]
+    assert "loading small while you type" in capsys.readouterr().err
+    routed = ScriptedClient()
+    talk(routed, "/route local", "/model org/name")
+    assert sorted(routed.warmed) == ["chat/small", "org/name"]
+
+
+def test_a_wrong_name_is_refused_at_once_with_what_there_is(talk, capsys):
+    client = ScriptedClient(["a"])
+    talk(client, "/model smal", "/route nowhere", "/model mini", "x")
+    shown = capsys.readouterr().err
+    assert "error: no model 'smal'; there are: small, other, any Hub id as org/name" in shown
+    assert "error: no route 'nowhere'; there are: auto, local, remote, huggingface" in shown
+    assert "no model 'mini'" in shown
+    assert (client.calls[0].model, client.calls[0].route) == ("small", None)
+
+
+def test_model_alone_lists_them(talk, capsys):
+    talk(ScriptedClient(), "/model")
+    assert "other: org/other, local copy cold" in capsys.readouterr().err

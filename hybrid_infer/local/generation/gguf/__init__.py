@@ -1,0 +1,1 @@
+"""Chat models in GGUF files, computed by llama.cpp (extra ``gguf``)."""

@@ -1,0 +1,34 @@
+"""A GGUF file's prompts, and its vocabulary as log-probabilities and grammars see it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hybrid_infer.local.generation.gguf.tokenizer import GgufTokenizer
+from hybrid_infer.local.generation.prompting import Prompter
+
+
+class GgufPrompter(Prompter):
+    """A `Prompter` over a file's own tokenizer, which knows the bytes of its tokens.
+
+    Args:
+        path: the file.
+        context_length: the model's window in tokens.
+        tokenizer: the file's.
+
+    Raises:
+        ModelIntegrityError: the file has no chat template.
+    """
+
+    def __init__(self, path: Path, context_length: int, tokenizer: GgufTokenizer) -> None:
+        super().__init__(path, context_length, tokenizer)
+        self._gguf = tokenizer
+
+    def spell(self, token: int) -> bytes:
+        """See `Prompter.spell`."""
+        return self._gguf.spell(token)
+
+    def _make_grammar_vocabulary(self, ends: Collection[int]) -> Any:
+        return self._gguf.grammar_vocabulary(ends)
