@@ -144,17 +144,15 @@ class NativeLlama:
             IndexError: a token or a position is in no table; the kernels read wherever they are sent.
         """
         count = len(tokens)
-        for numbers, size in ((tokens, self._shape.vocabulary), (positions, self._num_positions)):
-            if min(numbers) < 0 or max(numbers) >= size:
-                raise IndexError(
-                    f"{min(numbers)} to {max(numbers)} are not all in a table of {size}"
-                )
+        for read, size in ((tokens, self._shape.vocabulary), (positions, self._num_positions)):
+            if min(read) < 0 or max(read) >= size:
+                raise IndexError(f"{min(read)} to {max(read)} are not all in a table of {size}")
         numbers = c_int32 * count
-        read, at, wanted = numbers(*tokens), numbers(*positions), numbers(*outputs)
+        ids, at, wanted = numbers(*tokens), numbers(*positions), numbers(*outputs)
         tables = (c_void_p * count)(*pages)
         call = _Call(
             count,
-            addressof(read),
+            addressof(ids),
             addressof(at),
             addressof(tables),
             len(outputs),
