@@ -168,6 +168,8 @@ class NativeStack:
         longest = packed.lengths[0]
         if longest > self._encoder.span:
             raise IndexError(f"{longest} tokens are more than {self._encoder.span}")
+        if not packed.num_tokens:  # of texts without a token; what follows finds no number in them
+            return
         tables = (packed.ids, self._num_words), (positions, self._num_positions)
         for numbers, size in tables:
             least, most = numbers[: packed.num_tokens].aminmax()

@@ -196,3 +196,12 @@ def test_weights_of_other_shapes_than_stated_are_refused(tmp_path, change):
     weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
     with torch.inference_mode(), pytest.raises(ModelIntegrityError):
         NativeStack(native.library(), weights, {**config, **change}, NAMES, table, None)
+
+
+@needs_kernels
+def test_texts_without_tokens_have_no_rows(tmp_path):
+    weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    with torch.inference_mode():
+        ours = NativeStack(native.library(), weights, config, NAMES, table, None)
+        empty = packed([0, 0])
+        assert ours(empty, empty.positions).shape == (0, 64)
