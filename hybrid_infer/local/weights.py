@@ -66,26 +66,34 @@ class Weights:
         if any(name.startswith(prefix) for name in self._tensors):
             self._prefix = prefix
 
-    def __call__(self, name: str) -> Tensor:
+    def __call__(self, name: str, *shape: int) -> Tensor:
         """One tensor.
 
-        Raises:
-            ModelIntegrityError: there is none of that name.
-        """
-        return self._stored(name).to(self.device, self.dtype)
-
-    def wide(self, name: str) -> Tensor:
-        """One tensor in float32, whatever the others become.
+        Args:
+            name: its name.
+            shape: what it must have; empty: any, because torch's operators look for themselves.
 
         Raises:
-            ModelIntegrityError: there is none of that name.
+            ModelIntegrityError: there is none of that name, or none of that shape.
         """
-        return self._stored(name).to(self.device, torch.float32)
+        return self._stored(name, shape).to(self.device, self.dtype)
 
-    def _stored(self, name: str) -> Tensor:
+    def wide(self, name: str, *shape: int) -> Tensor:
+        """One tensor in float32, whatever the others become; else as above.
+
+        Raises:
+            ModelIntegrityError: there is none of that name, or none of that shape.
+        """
+        return self._stored(name, shape).to(self.device, torch.float32)
+
+    def _stored(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         tensor = self._tensors.get(self._prefix + name)
         if tensor is None:
             raise ModelIntegrityError(f"the weights lack {self._prefix + name}")
+        if shape and tensor.shape != shape:
+            raise ModelIntegrityError(
+                f"{self._prefix + name} has the shape {tuple(tensor.shape)}, and by config.json {shape}"
+            )
         return tensor
 
     def linear(self, *names: str, bias: bool = True, gelu: bool = False) -> Linear:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.generation.decoders import load_decoder
 from hybrid_infer.local.generation.decoders.generic import Generic
 from hybrid_infer.local.generation.decoders.llama import Llama
@@ -166,3 +167,36 @@ def test_what_our_own_code_does_not_compute_is_left_to_transformers(tmp_path, co
     decoder = load_decoder(tmp_path, Placement("cpu", "float32"))
     assert isinstance(decoder, Generic)
     assert worst(steps(decoder, 1000), expected_steps(theirs)) < 1e-4
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not here")
+def test_kernels_read_no_further_than_their_tables(tmp_path):
+    seeded(tmp_path, SHAPES["llama, grouped"])
+    decoder = load_decoder(tmp_path, Placement("cpu", "bfloat16"))
+    assert isinstance(decoder, NativeLlama)
+    with torch.inference_mode():
+        decoder.cache.begin(0, 600)
+        for token in (-1, 203, 1 << 32):
+            with pytest.raises(IndexError):
+                decoder.prefill(0, 0, [1, token])
+        with pytest.raises(IndexError):
+            decoder.decode([1], [512], [0])
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not here")
+@pytest.mark.parametrize(
+    ("stated", "error"),
+    [
+        ({"intermediate_size": 192}, RuntimeError),
+        ({"num_hidden_layers": 4}, ModelIntegrityError),
+        ({"vocab_size": 300}, ModelIntegrityError),
+        ({"head_dim": 32}, RuntimeError),
+    ],
+    ids=str,
+)
+def test_weights_of_other_shapes_than_stated_are_refused(tmp_path, stated, error):
+    seeded(tmp_path, SHAPES["llama, grouped"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **stated}))
+    with pytest.raises(error):
+        load_decoder(tmp_path, Placement("cpu", "bfloat16"))

@@ -62,7 +62,8 @@ static void team_take_part(struct team *team, uint32_t run)
         const uint32_t phase = ticket >> 16 & 0xffff, part = ticket & 0xffff;
         if (ticket >> 32 != run || phase == PHASES_OVER)
             break;
-        if (part >= (uint32_t)team->num_parts[phase]) { /* the last ones are being done */
+        const uint32_t num_parts = (uint32_t)team->num_parts[phase]; /* right, if the exchange succeeds */
+        if (part >= num_parts) { /* the last ones are being done */
             if (++looks > PATIENT_LOOKS)
                 sched_yield();
             else
@@ -75,8 +76,8 @@ static void team_take_part(struct team *team, uint32_t run)
             continue;
         has_worked = 1;
         team->do_part(team->work, (int32_t)phase, (int32_t)part);
-        if (atomic_fetch_add_explicit(&team->num_done, 1, memory_order_acq_rel) + 1 ==
-            (uint32_t)team->num_parts[phase]) {
+        /* Who did not do the last part may find the next run's numbers in the team from here on. */
+        if (atomic_fetch_add_explicit(&team->num_done, 1, memory_order_acq_rel) + 1 == num_parts) {
             atomic_store_explicit(&team->num_done, 0, memory_order_relaxed);
             const uint32_t next = team_phase_from(team, (int32_t)phase + 1);
             atomic_store_explicit(&team->ticket, team_ticket(run, next, 0), memory_order_release);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.attention import RelativeBias
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.native.panels import PANEL, panels
@@ -24,6 +25,7 @@ HEAD_SIZES = (32, 64)
 # Rows that go through all layers together, and the columns that are computed of them at a time: what
 # lies between two products is to stay in the second level of a core's cache.
 BLOCK_ROWS, GROUP_COLUMNS, CHUNK_COLUMNS = 256, 128, 384
+MAX_BLOCK_ROWS = 16_384  # for each of them, 128 bytes lie on the stack of every thread
 # Fewer rows for each core take longer to share than to compute: reading the weights is what takes time.
 LEAST_ROWS_PER_THREAD = 64
 
@@ -102,25 +104,29 @@ class NativeStack:
         self._room_bytes.restype = c_int64
         self._kept: list[Tensor] = []  # the kernels hold addresses only
         self._weights = weights
-        self._width, inner = config["hidden_size"], config["intermediate_size"]
+        self._width, self._inner = config["hidden_size"], config["intermediate_size"]
         num_layers, num_heads = config["num_hidden_layers"], config["num_attention_heads"]
         head_size = self._width // num_heads
         self._group = _largest_part(num_heads, GROUP_COLUMNS // head_size) * head_size
-        self._chunk = PANEL * _largest_part(inner // PANEL, CHUNK_COLUMNS // PANEL)
+        self._chunk = PANEL * _largest_part(self._inner // PANEL, CHUNK_COLUMNS // PANEL)
         layers = (_Layer * num_layers)(
             *(self._layer(f"encoder.layer.{number}.", names) for number in range(num_layers))
         )
         span = config["max_position_embeddings"]
+        words = weights("embeddings.word_embeddings.weight")
+        if not words.shape[1:] == positions.shape[1:] == (self._width,):
+            raise ModelIntegrityError(f"words or positions are not {self._width} wide")
+        self._num_words, self._num_positions = len(words), len(positions)
         self._encoder = _Encoder(
             width=self._width,
             num_heads=num_heads,
-            inner=inner,
+            inner=self._inner,
             num_layers=num_layers,
             heads_per_group=self._group // head_size,
             chunk=self._chunk,
             scale=head_size**-0.5 * math.log2(math.e),
             epsilon=config["layer_norm_eps"],
-            words=self._keep(weights("embeddings.word_embeddings.weight")),
+            words=self._keep(words),
             positions=self._keep(positions.float()),
             norm=self._norm("embeddings.LayerNorm"),
             relative=None if relative is None else self._keep(_by_distance(relative, span)),
@@ -131,10 +137,15 @@ class NativeStack:
         del self._weights
 
     def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
-        """See `postnorm.Stack`."""
+        """See `postnorm.Stack`.
+
+        Raises:
+            IndexError: a token or its position is in no table, or a sequence is too long.
+        """
+        self._check(packed, positions)
         shares = max(1, packed.num_tokens // LEAST_ROWS_PER_THREAD)
         threads = min(torch.get_num_threads(), shares)
-        block_rows = BLOCK_ROWS * threads
+        block_rows = min(BLOCK_ROWS * threads, MAX_BLOCK_ROWS)
         out = torch.empty((packed.num_tokens, self._width), dtype=torch.bfloat16)
         lengths = torch.tensor(packed.lengths)
         room, room_rows = self._room(max(block_rows, packed.lengths[0]))
@@ -152,6 +163,19 @@ class NativeStack:
         )
         return out
 
+    def _check(self, packed: Packed, positions: Tensor) -> None:
+        """The kernels read wherever they are sent: a tokenizer need not fit its model."""
+        longest = packed.lengths[0]
+        if longest > self._encoder.span:
+            raise IndexError(f"{longest} tokens are more than {self._encoder.span}")
+        if not packed.num_tokens:  # of texts without a token; what follows finds no number in them
+            return
+        tables = (packed.ids, self._num_words), (positions, self._num_positions)
+        for numbers, size in tables:
+            least, most = numbers[: packed.num_tokens].aminmax()
+            if int(least) < 0 or int(most) >= size:
+                raise IndexError(f"{int(least)} to {int(most)} are not all in a table of {size}")
+
     def _room(self, rows: int) -> tuple[Tensor, int]:
         """The calling thread's scratch memory for blocks of at least `rows` rows."""
         room: tuple[Tensor, int] | None = getattr(self._rooms, "room", None)
@@ -161,10 +185,11 @@ class NativeStack:
         return room
 
     def _layer(self, prefix: str, names: Names) -> _Layer:
-        qkv = [self._linear(prefix + name) for name in names.qkv]
-        output, output_bias = self._linear(prefix + names.output)
-        up, up_bias = self._linear(f"{prefix}intermediate.dense")
-        down, down_bias = self._linear(f"{prefix}output.dense")
+        width, inner = self._width, self._inner
+        qkv = [self._linear(prefix + name, width, width) for name in names.qkv]
+        output, output_bias = self._linear(prefix + names.output, width, width)
+        up, up_bias = self._linear(f"{prefix}intermediate.dense", inner, width)
+        down, down_bias = self._linear(f"{prefix}output.dense", width, inner)
         # For each group of heads its queries, keys and values; for each chunk of inputs all outputs.
         groups = torch.stack([weight.view(-1, self._group, self._width) for weight, _ in qkv], 1)
         group_biases = torch.stack([bias.view(-1, self._group) for _, bias in qkv], 1)
@@ -182,12 +207,13 @@ class NativeStack:
             output_norm=self._norm(f"{prefix}output.LayerNorm"),
         )
 
-    def _linear(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._weights(f"{name}.weight"), self._weights.wide(f"{name}.bias")
+    def _linear(self, name: str, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+        weight = self._weights(f"{name}.weight", outputs, inputs)
+        return weight, self._weights.wide(f"{name}.bias", outputs)
 
     def _norm(self, name: str) -> _Norm:
-        wide = self._weights.wide
-        return _Norm(self._keep(wide(f"{name}.weight")), self._keep(wide(f"{name}.bias")))
+        parts = (self._weights.wide(f"{name}.{part}", self._width) for part in ("weight", "bias"))
+        return _Norm(*map(self._keep, parts))
 
     def _keep(self, tensor: Tensor) -> int:
         tensor = tensor.contiguous()

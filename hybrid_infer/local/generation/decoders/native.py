@@ -31,6 +31,7 @@ def supports(shape: Shape, device: torch.device, dtype: torch.dtype) -> bool:
         device.type == "cpu"
         and dtype == torch.bfloat16
         and all(size % PANEL == 0 for size in sizes)
+        and shape.num_heads % shape.num_kv_heads == 0
         and shape.head_dim % 16 == 0
         and shape.head_dim <= MAX_HEAD_DIM
         and max(-(-shape.vocabulary // PANEL), MAX_TOKENS * shape.num_kv_heads) <= MAX_PARTS
@@ -81,6 +82,7 @@ class NativeLlama:
         kernels.decoder_run.argtypes = (c_void_p, POINTER(_Call))
         kernels.decoder_run.restype = None
         self._run = kernels.decoder_run
+        self._num_positions: int = config["max_position_embeddings"]
         self._model = _packed(kernels, weights, shape, config)
         self._decoder = kernels.decoder_new(self._model.struct, torch.get_num_threads())
         if not self._decoder:
@@ -137,14 +139,20 @@ class NativeLlama:
             pages: where the addresses of its answer's pages stand.
             outputs: of which of them the logits are wanted.
             logits: where these go, float32 ``(outputs, vocabulary)``.
+
+        Raises:
+            IndexError: a token or a position is in no table; the kernels read wherever they are sent.
         """
         count = len(tokens)
+        for read, size in ((tokens, self._shape.vocabulary), (positions, self._num_positions)):
+            if min(read) < 0 or max(read) >= size:
+                raise IndexError(f"{min(read)} to {max(read)} are not all in a table of {size}")
         numbers = c_int32 * count
-        read, at, wanted = numbers(*tokens), numbers(*positions), numbers(*outputs)
+        ids, at, wanted = numbers(*tokens), numbers(*positions), numbers(*outputs)
         tables = (c_void_p * count)(*pages)
         call = _Call(
             count,
-            addressof(read),
+            addressof(ids),
             addressof(at),
             addressof(tables),
             len(outputs),
@@ -194,8 +202,8 @@ def _packed(
     layers = (_Layer * shape.num_layers)()
     for number in range(shape.num_layers):
         layers[number] = _layer(packed, weights, shape, f"model.layers.{number}.")
-    words = weights("model.embed_tokens.weight")
-    head = words if shape.is_tied else weights("lm_head.weight")
+    words = weights("model.embed_tokens.weight", shape.vocabulary, width)
+    head = words if shape.is_tied else weights("lm_head.weight", shape.vocabulary, width)
     cosines, sines = angles(config, shape.head_dim)
     packed.struct = _Model(
         width,
@@ -208,7 +216,7 @@ def _packed(
         shape.window,
         shape.epsilon,
         layers,
-        packed.keep(weights.wide("model.norm.weight")),
+        packed.keep(weights.wide("model.norm.weight", width)),
         None if shape.is_tied else packed.keep(words),
         packed.pack(functional.pad(head, (0, 0, 0, vocabulary - len(head)))),
         packed.keep(cosines),
@@ -219,15 +227,18 @@ def _packed(
 
 def _layer(packed: _Packed, weights: Weights, shape: Shape, name: str) -> _Layer:
     attention, mlp = f"{name}self_attn.", f"{name}mlp."
+    width, mixed = shape.width, shape.num_heads * shape.head_dim
     qkv = torch.cat([weights(f"{attention}{part}.weight") for part in shape.qkv])
     gate_up = torch.cat([weights(f"{mlp}{part}.weight") for part in shape.gate_up])
-    # A panel holds 16 gates and their 16 ups, so that it is all that their product needs.
-    paired = gate_up.view(2, -1, PANEL // 2, shape.width).transpose(0, 1).reshape(-1, shape.width)
+    # Fused or not, their parts must add up. A panel holds 16 gates and their 16 ups, so that it is all
+    # that their product needs.
+    qkv = qkv.view(mixed + 2 * shape.num_kv_heads * shape.head_dim, width)
+    paired = gate_up.view(2, shape.inner // (PANEL // 2), PANEL // 2, width).transpose(0, 1)
     return _Layer(
-        packed.keep(weights.wide(f"{name}input_layernorm.weight")),
-        packed.keep(weights.wide(f"{name}post_attention_layernorm.weight")),
+        packed.keep(weights.wide(f"{name}input_layernorm.weight", width)),
+        packed.keep(weights.wide(f"{name}post_attention_layernorm.weight", width)),
         packed.pack(qkv),
-        packed.pack(weights(f"{attention}o_proj.weight")),
-        packed.pack(paired),
-        packed.pack(weights(f"{mlp}down_proj.weight")),
+        packed.pack(weights(f"{attention}o_proj.weight", width, mixed)),
+        packed.pack(paired.reshape(-1, width)),
+        packed.pack(weights(f"{mlp}down_proj.weight", width, shape.inner)),
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local import native
 from hybrid_infer.local.embedding.attention import RelativeBias
 from hybrid_infer.local.embedding.encoders.native_stack import NativeStack, supports
@@ -172,3 +173,35 @@ def test_the_means_of_sequences():
     torch.testing.assert_close(segment_means(native.library(), x, LENGTHS), expected)
     assert not can_average(x[:, :40])
     assert not can_average(x.float())
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("token", "position", "length"), [(50, 0, 9), (-1, 0, 9), (0, 512, 9), (0, -1, 9), (0, 0, 513)]
+)
+def test_what_is_in_no_table_is_not_read(tmp_path, token, position, length):
+    weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    with torch.inference_mode():
+        ours = NativeStack(native.library(), weights, config, NAMES, table, None)
+        batch = packed([length, 3])
+        positions = torch.zeros_like(batch.positions)
+        batch.ids[1], positions[1] = token, position
+        with pytest.raises(IndexError):
+            ours(batch, positions)
+
+
+@needs_kernels
+@pytest.mark.parametrize("change", [{"intermediate_size": 192}, {"hidden_size": 128}], ids=str)
+def test_weights_of_other_shapes_than_stated_are_refused(tmp_path, change):
+    weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    with torch.inference_mode(), pytest.raises(ModelIntegrityError):
+        NativeStack(native.library(), weights, {**config, **change}, NAMES, table, None)
+
+
+@needs_kernels
+def test_texts_without_tokens_have_no_rows(tmp_path):
+    weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    with torch.inference_mode():
+        ours = NativeStack(native.library(), weights, config, NAMES, table, None)
+        empty = packed([0, 0])
+        assert ours(empty, empty.positions).shape == (0, 64)
