@@ -16,7 +16,7 @@ from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
 from hybrid_infer.local.placement import Claim, Placement, Situation
-from hybrid_infer.local.placing import place
+from hybrid_infer.local.refusal import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
 from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, read_json, snapshot_facts
