@@ -189,7 +189,7 @@ class LocalBackend:
     def capabilities(self, spec: ModelSpec) -> LocalCapabilities:
         """What the local copy of `spec` can do here. Imports torch."""
         from hybrid_infer.local.loading import situation_of
-        from hybrid_infer.local.placing import place
+        from hybrid_infer.local.refusal import place
 
         facts, error = self._engines.shelf.look(spec)
         options = self.options(spec)

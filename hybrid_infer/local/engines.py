@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -116,12 +117,14 @@ class Engines:
             HybridInferError: see `load_engine`; or the deadline ran out.
         """
         while (other := self._other_load(spec)) is not None:
-            wait(_ended(other), deadline, _nothing)
+            ended = _ended(other)
+            wait(ended, deadline, ended.cancel)
         lease = self._leased(spec)
         if not lease.future.done():
             try:
-                wait(_ended(lease.future), deadline, _nothing)
-                lease.future.result()
+                ended = _ended(lease.future)
+                wait(ended, deadline, ended.cancel)
+                _check(lease.future)
             except BaseException:
                 lease.release()
                 raise
@@ -131,12 +134,14 @@ class Engines:
     async def lease_async(self, spec: ModelSpec, deadline: Deadline) -> Lease[AnyEngine]:
         """`lease`, awaited."""
         while (other := self._other_load(spec)) is not None:
-            await wait_async(_ended(other), deadline, _nothing)
+            ended = _ended(other)
+            await wait_async(ended, deadline, ended.cancel)
         lease = self._leased(spec)
         if not lease.future.done():
             try:
-                await wait_async(_ended(lease.future), deadline, _nothing)
-                lease.future.result()
+                ended = _ended(lease.future)
+                await wait_async(ended, deadline, ended.cancel)
+                _check(lease.future)
             except BaseException:
                 lease.release()
                 raise
@@ -293,12 +298,20 @@ def _may_serve(spec: ModelSpec, engine: AnyEngine) -> bool:
     return spec.allow_quantized or engine.provenance.quantization is None
 
 
-def _nothing() -> None:
-    """A load goes on when one of its waiters leaves."""
+def _check(load: Future[AnyEngine]) -> None:
+    """Raise what a load has ended with: each caller gets a copy, for attempts and notes are its own.
+
+    Raises:
+        HybridInferError: the load has failed.
+    """
+    error = load.exception()
+    if isinstance(error, HybridInferError):
+        raise copy(error) from error.__cause__
+    load.result()
 
 
 def _ended(load: Future[AnyEngine]) -> Future[None]:
-    """Done when a load is, well or badly; others may wait for it when this one is cancelled."""
+    """Done when a load is, well or badly. Cancelling it ends a caller's wait, and no load."""
     ended: Future[None] = Future()
 
     def tell(_: Future[AnyEngine]) -> None:

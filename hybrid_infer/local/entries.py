@@ -57,7 +57,7 @@ class Entry(Generic[EngineT]):
 
     Attributes:
         future: gets the engine.
-        started_at: when its load began, by the pool's clock.
+        started_at: when its load, or the present stage of it, began, by the pool's clock.
         last_used: when it was last wanted.
         stage: how far its load is.
         claim: what it may come to hold; None before it has a place.
@@ -93,7 +93,7 @@ class Occupancy:
 
     Attributes:
         stage: how far its load is; None unless it is being loaded.
-        started_at: when that load began, by the pool's clock.
+        started_at: when that stage began, by the pool's clock.
         claim: what it may come to hold; None before that is known.
         last_used: when it served last, by the pool's clock; None unless it is loaded.
         failure: why its last load failed; None if it did not.

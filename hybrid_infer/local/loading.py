@@ -17,7 +17,7 @@ from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
 from hybrid_infer.local.placement import Claim, Placement, Situation
-from hybrid_infer.local.placing import place
+from hybrid_infer.local.refusal import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
 from hybrid_infer.snapshots.facts import SnapshotFacts, read_json

@@ -15,9 +15,9 @@ from hybrid_infer.snapshots.sizes import STORED_BYTES
 
 OVERHEAD = 1.2  # buffers, activations and the loader's own copies, as a share of the weights
 LEAST_CACHE_TOKENS = 2048  # a copy that cannot hold this much of a conversation is of no use
-CACHE_SLACK = (
-    2  # rows come in powers of two, and the old cache stands beside the new one it grows into
-)
+# Rows come in powers of two. What stands beside a tensor of them while it grows, its old self, is for
+# a moment and left to OVERHEAD.
+CACHE_SLACK = 2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of one weight of a layer in torchao's weight-only schemes, scales included, as measured: one
 # scale for each row, or one and a zero point for each 64 weights.

@@ -82,7 +82,7 @@ class ModelPool(Generic[EngineT]):
         return None if entry is None or entry.future.done() else entry.future
 
     def load_seconds(self, key: Key) -> float | None:
-        """How long the last load of `key` took, or None before the first."""
+        """How long the last stage of the last load of `key` took, or None before the first."""
         return self._load_seconds.get(key)
 
     def occupancy(self, key: Key) -> Occupancy:
@@ -193,8 +193,7 @@ class ModelPool(Generic[EngineT]):
 
     def _loaded(self, entry: Entry[EngineT], load: Load[EngineT]) -> EngineT:
         loading = Loading(
-            lambda decide: self._place(entry, decide),
-            lambda stage: setattr(entry, "stage", stage),
+            lambda decide: self._place(entry, decide), lambda stage: self._enter(entry, stage)
         )
         try:
             return load(loading)
@@ -206,6 +205,10 @@ class ModelPool(Generic[EngineT]):
             if not self._evict_one():
                 raise
         return load(loading)  # outside of the handler, which keeps the error and what it holds
+
+    def _enter(self, entry: Entry[EngineT], stage: str) -> None:
+        # A download, say, is no part of what the next load will take.
+        entry.stage, entry.started_at = stage, self._clock()
 
     def _place(self, entry: Entry[EngineT], decide: Decide) -> Placement:
         with self._placing:

@@ -15,7 +15,7 @@ from hybrid_infer.errors import DeadlineExceededError
 _ResultT = TypeVar("_ResultT")
 
 
-def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], None]) -> _ResultT:
+def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], object]) -> _ResultT:
     """The future's result, on the calling thread.
 
     Raises:
@@ -40,7 +40,7 @@ def wait(future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], Non
 
 
 async def wait_async(
-    future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], None]
+    future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], object]
 ) -> _ResultT:
     """The future's result, on the running event loop; a cancelled task abandons the work."""
     awaited = asyncio.wrap_future(future)

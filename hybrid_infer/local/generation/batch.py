@@ -78,8 +78,9 @@ class Batch:
 
     def clear(self) -> None:
         """Forget all rows."""
-        for row in list(self._rows):
-            self._leave(row)
+        self._rows.clear()
+        self._prompts.clear()
+        self._decoder.cache.clear()
 
     @property
     def prompt_tokens_left(self) -> int:
@@ -95,7 +96,7 @@ class Batch:
             with local_errors("generation"):
                 if not row.length:
                     self._decoder.cache.begin(row.number, row.job.places)
-                logits = self._decoder.prefill(row.number, row.length, ids)
+                scored = _scored(self._decoder.prefill(row.number, row.length, ids))
         except HybridInferError as error:
             self._fail(row, error)
             return
@@ -106,7 +107,7 @@ class Batch:
         self._prompts.remove(row)
         row.job.begin()
         if row.job.max_new_tokens:
-            self._advance([row], logits)
+            self._advance([row], scored)
         else:
             row.job.finish("length")
             self._leave(row)
@@ -124,7 +125,7 @@ class Batch:
         lengths, numbers = [row.length for row in rows], [row.number for row in rows]
         try:
             with local_errors("generation"):
-                logits = self._decoder.decode(tokens, lengths, numbers)
+                scored = _scored(self._decoder.decode(tokens, lengths, numbers))
         except HybridInferError as error:
             if len(rows) == 1 or is_device_lost(error):
                 self._fail(rows[0], error)
@@ -135,18 +136,16 @@ class Batch:
             return
         for row in rows:
             row.length += 1
-        self._advance(rows, logits)
+        self._advance(rows, scored)
 
-    def _advance(self, rows: list[Row], logits: Tensor) -> None:
+    def _advance(self, rows: list[Row], scored: list[tuple[float, int, Tensor]]) -> None:
         """Let rows take a token each.
 
         Args:
             rows: which.
-            logits: float32 ``(rows, vocabulary)``.
+            scored: of each row, as `_scored` gives it.
         """
-        values, likeliest = logits.max(-1)
-        choices = zip(rows, values.tolist(), likeliest.tolist(), logits, strict=True)
-        for row, value, token, scores in choices:
+        for row, (value, token, scores) in zip(rows, scored, strict=True):
             try:
                 with local_errors("generation"):
                     if math.isnan(value) or value == math.inf:
@@ -171,3 +170,15 @@ class Batch:
         if row in self._prompts:
             self._prompts.remove(row)
         self._decoder.cache.end(row.number)
+
+
+def _scored(logits: Tensor) -> list[tuple[float, int, Tensor]]:
+    """Of each row the greatest logit, its token, and all logits.
+
+    Here a GPU is waited for, and its errors show.
+
+    Args:
+        logits: float32 ``(rows, vocabulary)``.
+    """
+    values, likeliest = logits.max(-1)
+    return list(zip(values.tolist(), likeliest.tolist(), logits, strict=True))

@@ -61,7 +61,9 @@ class KvCache:
     """One row for each answer.
 
     A long answer takes no more memory or time from short ones, because only rows of the same extent
-    share a tensor. All memory is given back once nobody uses it.
+    share a tensor. A tensor has room for the next power of two of rows at most whenever another one
+    grows, so that together they hold no more than twice what was reserved. All memory is given back
+    once nobody uses it.
 
     Args:
         num_layers: layers of the model.
@@ -92,15 +94,32 @@ class KvCache:
     def begin(self, row: int, places: int) -> None:
         """See `Rows.begin`."""
         size = extent(places)
-        group = self._groups.setdefault(size, _Group(self._empty(0, size)))
+        group = self._groups.get(size)
+        if group is None or len(group.rows) == group.data.shape[2]:
+            self._trim()  # others may have left room behind that is promised to this row now
+            group = self._groups.setdefault(size, _Group(self._empty(0, size)))
+            self._resize(group, max(1, 2 * len(group.rows)))
         held = len(group.rows)
-        if held == group.data.shape[2]:
-            old, group.data = group.data, self._empty(max(1, 2 * held), size)
-            group.data[:, :, :held] = old
         # What a mask hides is still multiplied by zero, so it must be a number.
         group.data[:, :, held].zero_()
         group.rows.append(row)
         self._where[row] = group
+
+    def _trim(self) -> None:
+        """Give back what rows that have ended held."""
+        for size, group in list(self._groups.items()):
+            held = len(group.rows)
+            needed = 1 << (held - 1).bit_length()
+            if not held:
+                del self._groups[size]
+            elif needed < group.data.shape[2]:
+                self._resize(group, needed)
+
+    def _resize(self, group: _Group, rows: int) -> None:
+        held = len(group.rows)
+        data = self._empty(rows, group.data.shape[4])
+        data[:, :, :held] = group.data[:, :, :held]
+        group.data = data
 
     def _empty(self, rows: int, places: int) -> Tensor:
         return torch.empty(
@@ -167,3 +186,8 @@ class KvCache:
             group.rows.pop()
         if not self._where:
             self._groups.clear()
+
+    def clear(self) -> None:
+        """See `Rows.clear`."""
+        self._where.clear()
+        self._groups.clear()

@@ -177,6 +177,8 @@ class AsyncLocalStream:
         """Stop computing within one step."""
         self._is_over = True
         self._job.abandon()
+        # Whoever still waits in another task is woken.
+        self._arrived.put_nowait(End())
 
 
 class _Answer:

@@ -156,8 +156,11 @@ class DecodeLoop:
             self._watchdog.end("decode")
             self._schedule.measured_prefill(tokens, seconds)
             self._schedule.measured(count, self._clock() - started)
-            for job in [job for job in self._live if job.is_done]:
+            done = [job for job in self._live if job.is_done]
+            for job in done:
                 del self._live[job]
+            if done:
+                self._schedule.forget(lambda job: job.is_done)
         return True
 
     def _has_work(self, late: list[ChatJob]) -> bool:

@@ -64,3 +64,8 @@ class PagedRows:
             self._free += held.pages
         if not self._rows:
             self._free.clear()
+
+    def clear(self) -> None:
+        """See `Rows.clear`."""
+        self._rows.clear()
+        self._free.clear()

@@ -144,6 +144,10 @@ class Schedule(Generic[JobT]):
             each = seconds / tokens
             self._prompt_token_seconds = _smoothed(self._prompt_token_seconds or each, each)
 
+    def forget(self, is_gone: Callable[[JobT], bool]) -> None:
+        """Forget those of whom `is_gone` is true, wherever they wait: they keep nobody out."""
+        self._waiting = deque(entry for entry in self._waiting if not is_gone(entry[0]))
+
     def clear(self) -> None:
         """Forget whoever waits."""
         self._waiting.clear()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hybrid_infer import HybridClient, Settings
-from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.datatypes.deadline import AttemptDeadline, Deadline
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.errors import (
     DeadlineExceededError,
@@ -241,6 +241,73 @@ def test_a_caller_that_gives_up_does_not_keep_a_model(engines, monkeypatch):
     gate.set()
     engines.warm(DEFAULT)
     assert engines._pool._entries[engines._keys(DEFAULT)[0]].num_leases == 0
+
+
+class WatchedAttempt(AttemptDeadline):
+    """Tells that a caller has asked how long it may wait."""
+
+    def __init__(self):
+        super().__init__(Deadline(60), None, None)
+        self.is_asked = threading.Event()
+
+    def left(self):
+        left = super().left()
+        self.is_asked.set()
+        return left
+
+
+def test_an_attempt_that_is_given_up_waits_for_no_load(engines, monkeypatch):
+    gate, errors = threading.Event(), []
+    real = loading.load_engine
+    monkeypatch.setattr(loading, "load_engine", lambda *a, **k: gate.wait(30) and real(*a, **k))
+    attempt = WatchedAttempt()
+
+    def ask():
+        try:
+            engines.lease(DEFAULT, attempt)
+        except DeadlineExceededError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert attempt.is_asked.wait(30)
+    attempt.cancel()
+    asking.join(10)
+    assert len(errors) == 1
+    gate.set()
+    engines.warm(DEFAULT)
+
+
+def test_callers_that_wait_for_one_load_get_an_error_each(engines, monkeypatch):
+    both_wait, errors = threading.Barrier(3), []
+
+    def fail(*arguments, **options):
+        both_wait.wait(30)
+        raise LocalEngineError("damaged")
+
+    lend = engines._pool._lend
+
+    def lent(entry):
+        lease = lend(entry)
+        threading.Thread(target=both_wait.wait, args=(30,)).start()
+        return lease
+
+    monkeypatch.setattr(loading, "load_engine", fail)
+    monkeypatch.setattr(engines._pool, "_lend", lent)
+
+    def ask():
+        try:
+            engines.lease(DEFAULT, soon())
+        except LocalEngineError as error:
+            error.add_note("of one call")
+            errors.append(error)
+
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert [error.__notes__ for error in errors] == [["of one call"]] * 2
 
 
 def test_an_idle_model_leaves_and_the_next_call_loads_it_again(events):

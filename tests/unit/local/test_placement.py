@@ -10,7 +10,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, InsufficientMemoryError
 from hybrid_infer.local.hardware import Hardware
 from hybrid_infer.local.placement import LEAST_CACHE_TOKENS, Claim, Situation, find_place
-from hybrid_infer.local.placing import place
+from hybrid_infer.local.refusal import place
 from hybrid_infer.settings import MemorySettings
 from hybrid_infer.snapshots.facts import SnapshotFacts
 from hybrid_infer.snapshots.sizes import Sizes, sizes_of

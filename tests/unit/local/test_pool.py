@@ -183,6 +183,8 @@ def test_load_times_and_stages_are_told(pool, clock):
     gate, entered = threading.Event(), threading.Event()
 
     def staged(loading):
+        loading.enter("downloading")
+        clock.advance(600)
         loading.enter("placing")
         clock.advance(3.5)
         entered.set()
@@ -193,7 +195,7 @@ def test_load_times_and_stages_are_told(pool, clock):
     future = pool.request(KEY, staged)
     assert entered.wait(10)
     assert pool.occupancy(KEY).stage == "placing"
-    assert pool.occupancy(KEY).started_at == started
+    assert pool.occupancy(KEY).started_at == started + 600
     assert pool.underway(KEY) is future
     gate.set()
     future.result(10)

@@ -25,6 +25,10 @@ class Rows(Protocol):
         """Row `row` holds nothing any more; memory goes back once none is left."""
         ...
 
+    def clear(self) -> None:
+        """No row holds anything any more. Computes nothing: the device may be lost."""
+        ...
+
 
 class Decoder(Protocol):
     """A causal language model; used by one thread."""

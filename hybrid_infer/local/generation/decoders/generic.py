@@ -127,3 +127,7 @@ class RowCaches:
     def end(self, row: int) -> None:
         """See `Rows.end`."""
         self.by_row.pop(row, None)
+
+    def clear(self) -> None:
+        """See `Rows.clear`."""
+        self.by_row.clear()

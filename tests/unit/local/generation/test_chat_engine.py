@@ -1,5 +1,6 @@
 """The decoding loop on a fake decoder: joining, leaving, poison, death, memory, shutdown."""
 
+import asyncio
 import queue
 import random
 import threading
@@ -19,6 +20,7 @@ from hybrid_infer.errors import (
     LocalEngineError,
     OverloadedError,
 )
+from hybrid_infer.local.generation.consuming import AsyncLocalStream
 from hybrid_infer.local.generation.engine import ChatEngine
 from hybrid_infer.local.generation.job import ChatJob, End
 from hybrid_infer.local.generation.scheduling import Limits
@@ -74,6 +76,9 @@ class FakeDecoder:
 
     def end(self, row):
         self.rows.pop(row, None)
+
+    def clear(self):
+        self.rows.clear()
 
     def prefill(self, row, start, ids):
         self._wait()
@@ -320,6 +325,39 @@ def test_a_lost_device_closes_the_engine(make_engine, decoder, caplog):
     assert engine.is_closed
 
 
+def test_an_error_that_shows_when_logits_are_read_is_the_decoders(make_engine, decoder, caplog):
+    class Lost:
+        def max(self, dim):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    engine = make_engine()
+    decoder.decode = lambda tokens, lengths, rows: Lost()
+    with pytest.raises(EngineClosedError, match="the device is lost"):
+        Caller(engine, "a").result()
+    assert engine.is_closed
+
+
+def test_a_dying_thread_answers_its_callers_though_its_device_does_not(
+    make_engine, decoder, caplog
+):
+    def refuse(row):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def trouble(rows):
+        if len(rows) == 2:
+            raise SystemExit(1)
+
+    engine = make_engine()
+    decoder.gate.clear()
+    callers = [Caller(engine, "a"), Caller(engine, "b")]
+    assert decoder.entered.wait(PATIENCE_SECONDS)
+    decoder.end, decoder.trouble = refuse, trouble
+    decoder.gate.set()
+    for caller in callers:
+        with pytest.raises(EngineClosedError, match="died"):
+            caller.result()
+
+
 def test_a_prompt_that_is_too_long_keeps_nobody_up(make_engine):
     engine = make_engine()
     with pytest.raises(ContextLengthError, match="70 tokens"):
@@ -374,6 +412,52 @@ def test_a_full_queue_refuses_at_the_door(make_engine, decoder):
     assert caught.value.retry_after > 0
     decoder.gate.set()
     assert [caller.result() for caller in callers] == ["yz"] * 3
+
+
+def test_those_who_have_left_the_queue_keep_nobody_out(make_engine, decoder, monkeypatch):
+    engine = make_engine(rows=1, waiting=3)
+    last_is_prepared, encode = threading.Event(), FakePrompter.encode
+
+    def watched(self, messages):
+        if messages[0]["content"] == "w":
+            last_is_prepared.set()
+        return encode(self, messages)
+
+    monkeypatch.setattr(FakePrompter, "encode", watched)
+    decoder.gate.clear()
+    running = Caller(engine, "a")
+    assert decoder.entered.wait(PATIENCE_SECONDS)
+    # The first that waits keeps the others from being looked at.
+    head, *gone = (Caller(engine, text, max_tokens=1) for text in "abw")
+    assert last_is_prepared.wait(PATIENCE_SECONDS)
+    for caller in gone:
+        caller.job.abandon()
+    late = []
+
+    def come_late(rows):  # on the decoding thread
+        if len(decoder.steps) == 3:
+            late.extend(Caller(engine, "x") for _ in range(2))
+
+    decoder.trouble = come_late
+    decoder.gate.set()
+    assert len(running.result()) == 25
+    assert head.result() == "b"
+    assert [caller.result() for caller in late] == ["yz", "yz"]
+
+
+def test_a_stream_that_another_task_closes_ends(make_engine, decoder):
+    engine = make_engine()
+    decoder.gate.clear()
+    request = ChatRequest(SPEC, ({"role": "user", "content": "a"},), 30, temperature=0.0)
+
+    async def scenario():
+        stream = AsyncLocalStream(engine, request, Deadline(60), wants_usage=False)
+        reading = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        return await asyncio.wait_for(reading, PATIENCE_SECONDS)
+
+    assert asyncio.run(scenario()) is None
 
 
 def test_closing_answers_everyone(make_engine, decoder):
