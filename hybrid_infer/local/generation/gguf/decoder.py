@@ -65,7 +65,14 @@ class GgufRows:
         if row in self._places:
             self.crop(row, 0)
             del self._places[row], self._lengths[row]
-        if not self._places and self._context is not None:
+        if not self._places:
+            self.clear()
+
+    def clear(self) -> None:
+        """See `Rows.clear`."""
+        self._places.clear()
+        self._lengths.clear()
+        if self._context is not None:
             self._context.free()
             self._context, self._num_sequences, self._num_tokens = None, 0, 0
 
