@@ -17,7 +17,7 @@ def logits(placement):
     path = find_snapshot(load_registry(profile="tiny").resolve("chat", "default"))
     decoder = load_decoder(path, placement)
     with torch.inference_mode():
-        decoder.cache.reserve(1, 16)
+        decoder.cache.begin(0, 16)
         return decoder.prefill(0, 0, PROMPT).cpu()
 
 
