@@ -358,7 +358,7 @@ def test_events_tell_the_story(fake):
         fake.enqueue(Reply(**LIMITED))
         client.embed("a very private text", model="small")
     # Loads and batches are told by their own threads, whenever they end.
-    threads = ("ModelLoaded", "BatchComputed")
+    threads = ("ModelLoading", "ModelLoaded", "BatchComputed")
     names = [type(e).__name__ for e in seen if type(e).__name__ not in threads]
     assert names == [
         "AttemptFinished", "TargetClosed", "AttemptFinished", "FellBack", "CallFinished"

@@ -47,6 +47,15 @@ def client(smollm2):
         yield made
 
 
+@pytest.fixture
+def one_thread():
+    """On a busy machine threads that wait for each other after every operator take minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def reference(path, prompts):
     """What `generate` answers to each prompt alone: tokens of the prompt, tokens of the answer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -80,6 +89,7 @@ def expected_choice(tokenizer, tokens, ends, stop=None):
     return text, "length", len(tokens)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_fifty_answers_are_those_of_generate_batched_or_alone(client, smollm2):
     path = find_snapshot(load_registry(smollm2).resolve("chat", "real"))
     tokenizer, answers = reference(path, FIFTY)

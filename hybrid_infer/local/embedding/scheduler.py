@@ -29,7 +29,7 @@ MAX_TEXTS = 262_144
 MAX_TOKENS = 16_777_216
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
-YIELDS = 5  # each lets threads that can run have the interpreter and the core; none waits
+MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the core; none waits
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
 
@@ -189,10 +189,11 @@ class Scheduler:
         if batch:
             lane.runner.run(batch, normalize=batch[0].owner.request.normalize)
             self._computed(lane, batch)
-            if lane is not self._whole and len({entry.owner for entry in batch}) > 1:
+            callers = len({entry.owner for entry in batch})
+            if lane is not self._whole and callers > 1:
                 # Those just answered often ask again at once: the next batch is theirs too if
                 # they run now, and they do not take a core from another lane's batch.
-                for _ in range(YIELDS):
+                for _ in range(min(callers, MAX_YIELDS)):
                     time.sleep(0)
         return True
 

@@ -11,7 +11,7 @@ def test_a_public_address_without_a_key_is_refused_before_anything_opens(run, ho
 
 
 def test_a_missing_extra_names_the_command(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hybrid_infer.server.lifecycle", None)
+    monkeypatch.setitem(sys.modules, "hybrid_infer.server.running", None)
     done = run("serve", "--port", 0)
     assert done.code == 3
     assert 'pip install "hybrid-infer[server]"' in done.err

@@ -20,6 +20,7 @@ from hybrid_infer.errors import (
 from hybrid_infer.events import ModelLoaded, ModelLoading, ModelUnloaded
 from hybrid_infer.local import loading
 from hybrid_infer.local.backend import LocalBackend
+from hybrid_infer.local.copies import find_copy
 from hybrid_infer.local.engines import Engines
 from hybrid_infer.local.generation import decoders
 from hybrid_infer.local.hardware import Hardware
@@ -75,7 +76,7 @@ def machine(monkeypatch):
 def needed(spec):
     """Bytes with which `spec` just fits, in its original weights."""
     low, high = 0, 10**9
-    facts = loading.snapshot_facts(loading.find_snapshot(spec))
+    _, facts = find_copy(spec)
     while low < high:
         middle = (low + high) // 2
         if find_place(Situation(spec, facts, Hardware("cpu", True, middle), "float32")) is None:
