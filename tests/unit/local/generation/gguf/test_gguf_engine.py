@@ -9,7 +9,6 @@ import weakref
 
 import pytest
 import torch
-from hybrid_infer.local.placing import place
 
 from hybrid_infer import HybridClient
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
@@ -31,6 +30,7 @@ from hybrid_infer.local.generation.gguf.prompting import GgufPrompter
 from hybrid_infer.local.generation.gguf.tokenizer import GgufTokenizer
 from hybrid_infer.local.hardware import Hardware
 from hybrid_infer.local.placement import Claim, Situation
+from hybrid_infer.local.refusal import place
 from hybrid_infer.settings import MemorySettings
 from hybrid_infer.snapshots.facts import SnapshotFacts
 from hybrid_infer.snapshots.sizes import Sizes
