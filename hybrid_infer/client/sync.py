@@ -31,6 +31,7 @@ from hybrid_infer.settings import Policy, Settings
 Messages = str | Sequence[Mapping[str, Any]]
 Texts = str | Sequence[str]
 _ResultT = TypeVar("_ResultT")
+_ChatResult = ChatCompletion | ChatStream
 
 
 class HybridClient:
@@ -39,8 +40,7 @@ class HybridClient:
     Args:
         policy: ``remote-first`` (default), ``local-first``, ``remote-only`` or ``local-only``;
             None means $HYBRID_INFER_POLICY, else ``remote-first``.
-        profile: ``"tiny"`` serves every alias from small seeded models; None means
-            $HYBRID_INFER_PROFILE.
+        profile: ``"tiny"``: small seeded models for every alias; None means $HYBRID_INFER_PROFILE.
         models: path of a models.yaml, or the same as a mapping, merged by alias over the packaged
             one; None means $HYBRID_INFER_MODELS.
         api_key: the first remote's key, unless that has a ``key_env`` elsewhere than at Hugging
@@ -297,9 +297,7 @@ class HybridClient:
         lookup = caching.embedding_lookup(self._session, request, route)
         return lookup.complete(lambda rest: self._run(rest, route, limit, results.embeddings))
 
-    def _chat(
-        self, request: ChatRequest, route: str | None, limit: Deadline
-    ) -> ChatCompletion | ChatStream:
+    def _chat(self, request: ChatRequest, route: str | None, limit: Deadline) -> _ChatResult:
         if request.stream:
             return self._run(request, route, limit, results.chat_stream)
         lookup = caching.chat_lookup(self._session, request, route)

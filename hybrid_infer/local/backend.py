@@ -14,7 +14,8 @@ from hybrid_infer.datatypes.replies import AsyncPartStream, PartStream
 from hybrid_infer.datatypes.requests import ChatRequest, EmbedRequest, Request
 from hybrid_infer.errors import HybridInferError, LocalEngineError
 from hybrid_infer.events import Observer, ignore
-from hybrid_infer.local.engines import CopyStatus, Engines
+from hybrid_infer.local.copies import CopyStatus
+from hybrid_infer.local.engines import Engines
 from hybrid_infer.local.generation.options import honoured_options, unsupported_option
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.waiting import wait, wait_async

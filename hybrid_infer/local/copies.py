@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_infer.datatypes.models import ModelSpec
@@ -9,6 +10,33 @@ from hybrid_infer.local.generation.gguf.library import check_installed
 from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_facts
 from hybrid_infer.snapshots.resolve import find_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStatus:
+    """The state of one local copy.
+
+    Attributes:
+        state: ``warm``, ``loading``, ``cold`` or ``absent``.
+        detail: why it is absent, or why its last load failed; or empty.
+        stage: how far its load is: ``downloading``, ``placing`` or ``loading``.
+        seconds_left: until it can start on a request, as far as that can be told.
+        bytes: memory that it may take, cache and overhead included.
+        device: where it computes; several are joined by ``+``.
+        dtype: in which dtype.
+        quantization: how its weights were made smaller; None: they were not.
+        idle_seconds: for how long no call has come.
+    """
+
+    state: str
+    detail: str = ""
+    stage: str | None = None
+    seconds_left: float | None = None
+    bytes: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    idle_seconds: float | None = None
 
 
 def find_copy(spec: ModelSpec) -> tuple[Path, SnapshotFacts]:

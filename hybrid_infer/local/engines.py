@@ -7,13 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
 from hybrid_infer.events import ModelLoaded, ModelLoading, ModelUnloaded, Observer, ignore
+from hybrid_infer.local.copies import CopyStatus
 from hybrid_infer.local.entries import Key, Lease, Load, Loading
 from hybrid_infer.local.pool import ModelPool
 from hybrid_infer.local.readiness import Shelf, may_be_quantized, unloaded_readiness
@@ -27,33 +27,6 @@ if TYPE_CHECKING:
 
 RETRY_PRELOAD_SECONDS = 60.0
 AnyEngine: TypeAlias = "EmbeddingEngine | ChatEngine"
-
-
-@dataclass(frozen=True, slots=True)
-class CopyStatus:
-    """The state of one local copy.
-
-    Attributes:
-        state: ``warm``, ``loading``, ``cold`` or ``absent``.
-        detail: why it is absent, or why its last load failed; or empty.
-        stage: how far its load is: ``downloading``, ``placing`` or ``loading``.
-        seconds_left: until it can start on a request, as far as that can be told.
-        bytes: memory that it may take, cache and overhead included.
-        device: where it computes; several are joined by ``+``.
-        dtype: in which dtype.
-        quantization: how its weights were made smaller; None: they were not.
-        idle_seconds: for how long no call has come.
-    """
-
-    state: str
-    detail: str = ""
-    stage: str | None = None
-    seconds_left: float | None = None
-    bytes: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    quantization: str | None = None
-    idle_seconds: float | None = None
 
 
 class Engines:

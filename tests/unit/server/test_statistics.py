@@ -4,7 +4,7 @@ import pytest
 
 from hybrid_infer import Reason, ServerSettings
 from hybrid_infer.datatypes.route import Attempt, Route
-from hybrid_infer.events import AttemptFinished, CallFailed, CallFinished, FellBack
+from hybrid_infer.events import Answered, Asked, AttemptFinished, CallFailed, CallFinished, FellBack
 from hybrid_infer.server.admission import Admission
 from hybrid_infer.server.metrics import exposition
 from hybrid_infer.server.statistics import KEPT_FALLBACKS, Statistics
@@ -21,7 +21,7 @@ def seen(clock):
 
 def finished(model="chat/small", backend="local", reason=Reason.PRIMARY, seconds=0.003):
     route = Route(backend, None, "org/repo", None, True, reason, "", (), seconds)
-    return CallFinished(model, route)
+    return CallFinished(model, route, Asked("chat", model), Answered())
 
 
 def test_the_last_minute(seen, clock):
@@ -38,7 +38,7 @@ def test_the_last_minute(seen, clock):
 
 def test_the_last_fallbacks_are_kept_newest_first(seen):
     for number in range(KEPT_FALLBACKS + 5):
-        seen(FellBack(f"chat/{number}", "huggingface", "local", Reason.TIMEOUT))
+        seen(FellBack(f"chat/{number}", "huggingface", "local", Reason.TIMEOUT, "chat"))
     kept = seen.recent()["fallbacks"]
     assert len(kept) == KEPT_FALLBACKS
     assert kept[0] == {
@@ -51,7 +51,7 @@ def test_the_exposition(seen):
     seen(finished())
     seen(finished(seconds=1e6))
     seen(CallFailed("chat/small", "RateLimitError", ()))
-    seen(FellBack("chat/small", 'hugging"face\\\n', "local", Reason.RATE_LIMITED))
+    seen(FellBack("chat/small", 'hugging"face\\\n', "local", Reason.RATE_LIMITED, "chat"))
     seen(AttemptFinished("chat/small", Attempt("local", None, None, 0.1)))
     text = exposition(seen, Admission(ServerSettings()))
     samples = [line for line in text.splitlines() if not line.startswith("#")]

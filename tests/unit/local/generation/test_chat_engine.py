@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from anyio.lowlevel import checkpoint
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.models import ModelSpec
@@ -453,7 +454,7 @@ def test_a_stream_that_another_task_closes_ends(make_engine, decoder):
     async def scenario():
         stream = AsyncLocalStream(engine, request, Deadline(60), wants_usage=False)
         reading = asyncio.create_task(anext(stream, None))
-        await asyncio.sleep(0)
+        await checkpoint()
         await stream.aclose()
         return await asyncio.wait_for(reading, PATIENCE_SECONDS)
 

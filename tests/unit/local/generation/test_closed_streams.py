@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from hybrid_infer import AsyncHybridClient, HybridClient
 from hybrid_infer.local.generation import loop
@@ -59,7 +60,7 @@ async def leave_some_async(client, seed):
         task = asyncio.create_task(read(chance.randrange(LONGEST_READ)))
         if number % 2:
             for _ in range(chance.randrange(20)):
-                await asyncio.sleep(0)
+                await checkpoint()
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
