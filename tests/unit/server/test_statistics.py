@@ -50,7 +50,7 @@ def test_the_last_fallbacks_are_kept_newest_first(seen):
 def test_the_exposition(seen):
     seen(finished())
     seen(finished(seconds=1e6))
-    seen(CallFailed("chat/small", "RateLimitError", ()))
+    seen(CallFailed("chat/small", "RateLimitError", (), Asked("chat", "chat/small"), 0.1))
     seen(FellBack("chat/small", 'hugging"face\\\n', "local", Reason.RATE_LIMITED, "chat"))
     seen(AttemptFinished("chat/small", Attempt("local", None, None, 0.1)))
     text = exposition(seen, Admission(ServerSettings()))
