@@ -52,7 +52,7 @@ def test_the_exposition(seen):
     seen(finished(seconds=1e6))
     seen(CallFailed("chat/small", "RateLimitError", (), Asked("chat", "chat/small"), 0.1))
     seen(FellBack("chat/small", 'hugging"face\\\n', "local", Reason.RATE_LIMITED, "chat"))
-    seen(AttemptFinished("chat/small", Attempt("local", None, None, 0.1)))
+    seen(AttemptFinished("chat/small", Attempt("local", None, None, 0.1), "chat"))
     text = exposition(seen, Admission(ServerSettings()))
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(SAMPLE.fullmatch(sample) for sample in samples), text
