@@ -90,7 +90,6 @@ def expected_choice(tokenizer, tokens, ends, stop=None):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.timeout(300)
 def test_fifty_answers_are_those_of_generate_batched_or_alone(client, smollm2):
     path = find_snapshot(load_registry(smollm2).resolve("chat", "real"))
     tokenizer, answers = reference(path, FIFTY)
