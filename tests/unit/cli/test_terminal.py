@@ -13,7 +13,7 @@ from hybrid_infer.testing import Reply
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60
 CTRL_D = "\x04"
 
 
