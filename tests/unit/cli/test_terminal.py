@@ -13,7 +13,7 @@ from hybrid_infer.testing import Reply
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 90.0
 CTRL_D = "\x04"
 
 
@@ -127,8 +127,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(open_terminal, echo):
     terminal.see("served by huggingface")
     turns = [message["content"] for message in echo.ledger[-1].body_json["messages"]]
     assert turns == ["one two three four", "one two …", "five"]
-    terminal.see("> ")
-    terminal.interrupt()
     terminal.see("> ")
     terminal.press(CTRL_D)
     assert terminal.ends() == 0
