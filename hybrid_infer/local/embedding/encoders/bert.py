@@ -43,7 +43,8 @@ class Bert:
             + weights("embeddings.token_type_embeddings.weight")[0]
         )
         self._stack = load_stack(weights, config, _NAMES, positions)
+        self.means = self._stack.means
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
-        return self._stack(packed, packed.positions)
+        return self._stack(packed)

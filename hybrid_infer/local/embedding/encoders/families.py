@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import TokenIds, bert, mpnet, t5, tail
+from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
 from hybrid_infer.local.embedding.encoders.packed import Packed, Trunk
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.weights import Weights
@@ -59,9 +60,13 @@ class PackedEncoder:
             weights = Weights.of_snapshot(path, placement.device, dtype)
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
+        self._means = self._trunk.means if self._tail.is_mean else None
+        self.direct_tokens = 0 if self._means is None else MOST_ROWS_ALONE
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
+        if self._means is not None:
+            return self._means(sequences, is_unit=normalize and self._tail.has_normalize)
         packed = Packed.of(sequences, self._trunk.device)
         pooled = self._tail(self._trunk(packed), packed, normalize=normalize)
         vectors: NDArray[np.float32] = pooled.cpu().numpy()

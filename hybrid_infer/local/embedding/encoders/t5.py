@@ -90,6 +90,8 @@ class T5:
         config: its config.json.
     """
 
+    means = None
+
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device
         self._words = weights("shared.weight")
