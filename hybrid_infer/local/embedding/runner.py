@@ -48,7 +48,7 @@ class BatchRunner:
         self._num_threads = num_threads
         self._most_tokens = self.token_budget = token_budget
         self._clean_batches = 0
-        self._name = f"{provenance.model} in {provenance.dtype}"
+        self._provenance = provenance
 
     def prepare(self) -> None:
         """Keep the calling thread to its share of the cores."""
@@ -84,7 +84,7 @@ class BatchRunner:
                 self._grow()
 
     def _encode(self, part: Batch, *, normalize: bool) -> NDArray[np.float32]:
-        sequences = [entry.owner.tokens(entry.index) for entry in part]
+        sequences = [entry.owner.texts.tokens(entry.index) for entry in part]
         return self._encoder.encode(sequences, normalize=normalize)
 
     @staticmethod
@@ -103,9 +103,7 @@ class BatchRunner:
             if is_finite:
                 entry.owner.put(entry.index, row)
             else:
-                entry.owner.fail(
-                    LocalEngineError(f"{self._name} computed a value that is not a number")
-                )
+                entry.owner.fail(not_a_number(self._provenance))
 
     def _shrink(self, part: Batch) -> None:
         """A batch of `part`'s size does not fit."""
@@ -119,6 +117,13 @@ class BatchRunner:
         if self._clean_batches >= CLEAN_BATCHES_TO_GROW:
             self._clean_batches = 0
             self.token_budget = min(self._most_tokens, self.token_budget * 2)
+
+
+def not_a_number(provenance: Provenance) -> LocalEngineError:
+    """The error of a row that is not finite."""
+    return LocalEngineError(
+        f"{provenance.model} in {provenance.dtype} computed a value that is not a number"
+    )
 
 
 def _num_tokens(part: Batch) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.reading import read_optional
@@ -14,8 +14,7 @@ from hybrid_infer.snapshots.reading import read_optional
 ALONE_CHARACTERS = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedTexts:
+class TokenizedTexts(NamedTuple):
     """Token ids of each text, special tokens included, and which texts were cut to fit."""
 
     ids: list[list[int]]
@@ -59,9 +58,9 @@ class TextTokenizer:
         if self._prompt:
             texts = [self._prompt + text for text in texts]
         if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
-            encodings = [self._tokenizer.encode(texts[0])]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encoding = self._tokenizer.encode(texts[0])
+            return TokenizedTexts([encoding.ids], [bool(encoding.overflowing)])
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
             [encoding.ids for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],
