@@ -90,12 +90,13 @@ class Ours:
             placement = Placement("cpu", dtype)
             self.encoder = loader.submit(load_encoder, folder, facts, placement).result()
         self._spec = ModelSpec("embeddings", folder.name, folder.name, None)
+        token_budget = Settings().embedding.token_budget
         self._engine = EmbeddingEngine(
             self.encoder,
             self.tokenizer,
             Provenance(folder.name, None, verified=False, dtype=dtype),
-            Settings().embedding.token_budget,
-            lane_threads=lane_threads("cpu"),
+            token_budget,
+            lane_threads=lane_threads("cpu", token_budget),
         )
 
     def embed(self, texts: list[str]) -> Any:

@@ -40,7 +40,7 @@ class KernelsHook(BuildHookInterface[Any]):
 
 def compiled(root: Path) -> str:
     """Compile the library in place; what went wrong, or nothing."""
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(compiler[0]) is None:
         return f"there is no C compiler ({compiler[0]})"
     library = root / LIBRARY
@@ -53,6 +53,8 @@ def compiled(root: Path) -> str:
             run(*compiler, *FLAGS, "-c", str(source), "-o", str(target))
         # Without -fopenmp here, so that no second OpenMP is loaded: torch's serves.
         run(*compiler, "-shared", *map(str, objects), "-o", str(library))
+    except OSError as error:  # no program after all, or no permission to run it or to write
+        return f"{compiler[0]}: {error}"
     except subprocess.CalledProcessError as error:
         return f"{error.cmd[0]} said: {error.stderr.strip()[-500:]}"
     finally:

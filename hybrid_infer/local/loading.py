@@ -113,12 +113,13 @@ def _embedding_engine(
 
     tokenizer = TextTokenizer(path, facts.max_seq_length, facts.prompt)
     encoder = load_encoder(path, facts, placement)
+    token_budget = settings.embedding.token_budget
     return EmbeddingEngine(
         encoder,
         tokenizer,
         provenance,
-        settings.embedding.token_budget,
-        lane_threads=lane_threads(placement.device),
+        token_budget,
+        lane_threads=lane_threads(placement.device, token_budget),
         on_event=on_event,
     )
 

@@ -12,7 +12,9 @@ from typing import Protocol
 from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.job import EmbedJob
 
-LANES = 2
+LANE_TOKENS = (
+    1_024  # of a lane's batch, at least: with less, more of its time goes into what is around it
+)
 LEAST_TOKENS = 512  # with fewer, reading the weights takes too much of a batch's time
 
 
@@ -41,16 +43,35 @@ class Lane:
     is_busy: bool = False
 
 
-def lane_threads(device: str) -> tuple[int, ...]:
+def lane_threads(device: str, token_budget: int) -> tuple[int, ...]:
     """The cores of each lane on a device; empty if one batch at a time is best.
 
-    On a CPU two batches on half of the cores each are faster than one on all of them: at the end
-    of every operator the cores of a batch wait for each other.
+    Args:
+        device: where batches are computed.
+        token_budget: tokens that are computed at the same time at most.
     """
     import torch
 
-    threads = torch.get_num_threads() // LANES
-    return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()
+    if device != "cpu" or not _is_openmp_at_hand():
+        return ()
+    return split_cores(torch.get_num_threads(), token_budget)
+
+
+def split_cores(cores: int, token_budget: int) -> tuple[int, ...]:
+    """The cores of each lane; empty if there is no second one.
+
+    Batches side by side are faster than one on all cores: at the end of every operator the cores of a
+    batch wait for each other. So there are as many lanes as cores, unless their batches became small.
+
+    Args:
+        cores: to be shared.
+        token_budget: tokens that are computed at the same time at most, by all lanes.
+    """
+    lanes = min(cores, token_budget // LANE_TOKENS)
+    if lanes <= 1:
+        return ()
+    least, more = divmod(cores, lanes)
+    return tuple(least + (lane < more) for lane in range(lanes))
 
 
 def share_of(waiting: int, idle: int, lanes: int, *, is_crowded: bool) -> int:

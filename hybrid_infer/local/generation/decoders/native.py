@@ -77,7 +77,7 @@ class NativeLlama:
         self.device = weights.device
         shape = self._shape = Shape.of(config)
         kernels.decoder_new.argtypes = (POINTER(_Model), c_int)
-        kernels.decoder_new.restype = kernels.decoder_free.restype = c_void_p
+        kernels.decoder_new.restype, kernels.decoder_free.restype = c_void_p, None
         kernels.decoder_free.argtypes = (c_void_p,)
         kernels.decoder_run.argtypes = (c_void_p, POINTER(_Call))
         kernels.decoder_run.restype = None

@@ -15,11 +15,11 @@ from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding import lanes
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.lanes import (
-    LANES,
     LEAST_TOKENS,
     lane_threads,
     set_own_threads,
     share_of,
+    split_cores,
 )
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
 
@@ -173,14 +173,33 @@ def test_a_lane_leaves_something_for_the_others(waiting, idle, share, in_a_crowd
 
 def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
     assert lanes._is_openmp_at_hand()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert lane_threads("cpu") == (8 // LANES,) * LANES
-    assert lane_threads("cuda") == ()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert lane_threads("cpu", 4_096) == (1, 1)
+    assert lane_threads("cuda", 4_096) == ()
     with monkeypatch.context() as patch:
         patch.setattr(lanes, "_is_openmp_at_hand", lambda: False)
-        assert lane_threads("cpu") == ()
+        assert lane_threads("cpu", 4_096) == ()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert lane_threads("cpu") == ()
+    assert lane_threads("cpu", 4_096) == ()
+
+
+@pytest.mark.parametrize(
+    ("cores", "token_budget", "threads"),
+    [
+        (1, 4_096, ()),
+        (2, 4_096, (1, 1)),
+        (3, 4_096, (1, 1, 1)),
+        (4, 4_096, (1, 1, 1, 1)),
+        (6, 4_096, (2, 2, 1, 1)),
+        (16, 4_096, (4, 4, 4, 4)),
+        (16, 16_384, (1,) * 16),
+        (64, 8_192, (8,) * 8),
+        (16, 2_047, ()),
+        (16, 64, ()),
+    ],
+)
+def test_cores_are_shared_among_lanes_whose_batches_stay_large(cores, token_budget, threads):
+    assert split_cores(cores, token_budget) == threads
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
