@@ -90,13 +90,14 @@ class EmbeddingSettings:
     Attributes:
         remote_batch_size: texts per remote request; the servers' own limit is 32.
         remote_concurrency: remote requests of one call in flight together.
-        token_budget: tokens of one local batch.
+        token_budget: tokens that are computed together locally. None: 4,096 on a CPU, and on a GPU
+            as many as a part of its free memory has room for, up to 131,072.
         norm_tolerance: how far a remote vector's norm may be from 1 before it is refused.
     """
 
     remote_batch_size: Annotated[int, Bounds(at_least=1, at_most=32)] = 32
     remote_concurrency: Annotated[int, Bounds(at_least=1, at_most=64)] = 8
-    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] = 4096
+    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] | None = None
     norm_tolerance: Fraction = 0.02
 
 

@@ -16,7 +16,7 @@ from hybrid_infer.local.copies import find_copy
 from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
-from hybrid_infer.local.placement import Claim, Placement, Situation
+from hybrid_infer.local.placement import VALUE_BYTES, Claim, Placement, Situation
 from hybrid_infer.local.refusal import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
@@ -109,15 +109,23 @@ def _embedding_engine(
     from hybrid_infer.local.embedding.encoders import load_encoder
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
     from hybrid_infer.local.embedding.lanes import lane_threads
+    from hybrid_infer.local.embedding.sizing import auto_token_budget
     from hybrid_infer.local.embedding.tokenizing import TextTokenizer
 
     tokenizer = TextTokenizer(path, facts.max_seq_length, facts.prompt)
     encoder = load_encoder(path, facts, placement)
+    config = read_json(path / "config.json")
+    token_budget = settings.embedding.token_budget or auto_token_budget(
+        placement.device,
+        hardware(placement.device).available_bytes,
+        config.get("hidden_size") or config.get("d_model") or facts.dim or 1,
+        VALUE_BYTES[placement.dtype],
+    )
     return EmbeddingEngine(
         encoder,
         tokenizer,
         provenance,
-        settings.embedding.token_budget,
+        token_budget,
         lane_threads=lane_threads(placement.device),
         on_event=on_event,
     )
@@ -138,7 +146,7 @@ def _chat_engine(
         from transformers import AutoTokenizer  # noqa: F401 - so that what follows finds it whole
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
-    limits = Limits()
+    limits = Limits.on(placement.device)
     if placement.cache_tokens is not None:
         limits = replace(limits, cache_tokens=placement.cache_tokens)
     return ChatEngine(

@@ -39,6 +39,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_smaller_ones(expected):
         policy="local-only", profile="tiny", device="cuda", dtype="float32"
     ) as client:
         client.embed("load the model", model="small")
+        client.embed(TEXTS[:64], model="small")  # libraries have a workspace for each thread
         gc.collect()
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory

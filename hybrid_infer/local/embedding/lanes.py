@@ -40,13 +40,17 @@ class Lane:
     is_busy: bool = False
 
 
-def lane_threads(device: str) -> tuple[int, ...]:
-    """The cores of each lane on a device; empty if one batch at a time is best.
+def lane_threads(device: str) -> tuple[int | None, ...]:
+    """The cores of each lane on a device; None: no share of them; empty: one batch at a time.
 
     On a CPU two batches on half of the cores each are faster than one on all of them: at the end
-    of every operator the cores of a batch wait for each other.
+    of every operator the cores of a batch wait for each other. A GPU computes one lane's batch while
+    the other lane delivers its last and packs its next.
     """
     import torch
+
+    if device.startswith("cuda"):
+        return (None,) * LANES
 
     threads = torch.get_num_threads() // LANES
     return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +61,34 @@ class PackedEncoder:
             weights = Weights.of_snapshot(path, placement.device, dtype)
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
+        self._own_stream = _OwnStream(self._trunk.device)
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
-        packed = Packed.of(sequences, self._trunk.device)
-        pooled = self._tail(self._trunk(packed), packed, normalize=normalize)
-        vectors: NDArray[np.float32] = pooled.cpu().numpy()
+        with self._own_stream():
+            packed = Packed.of(sequences, self._trunk.device)
+            pooled = self._tail(self._trunk(packed), packed, normalize=normalize)
+            vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
+
+
+class _OwnStream:
+    """A queue of a GPU for each thread, so that one thread's batch need not wait for another's.
+
+    Args:
+        device: where it computes; without a GPU there is nothing to do.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._of_thread = threading.local()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # what was loaded is there for every queue
+
+    def __call__(self) -> AbstractContextManager[object]:
+        """Within it, what this thread computes goes to its queue."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        return torch.cuda.stream(self._of_thread.stream)

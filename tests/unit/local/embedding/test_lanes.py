@@ -151,7 +151,8 @@ def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
     assert lanes._is_openmp_at_hand()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert lane_threads("cpu") == (8 // LANES,) * LANES
-    assert lane_threads("cuda") == ()
+    assert lane_threads("mps") == ()
+    assert lane_threads("cuda:1") == (None,) * LANES
     with monkeypatch.context() as patch:
         patch.setattr(lanes, "_is_openmp_at_hand", lambda: False)
         assert lane_threads("cpu") == ()
