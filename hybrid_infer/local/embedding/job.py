@@ -78,7 +78,7 @@ class EmbedJob:
         for index, ids, is_cut in zip(indices, tokenized.ids, tokenized.truncated, strict=True):
             if is_cut and not self.request.truncate:
                 raise self._too_long(index, tokenizer)
-            self._tokens[index] = np.array(ids, np.int32)
+            self._tokens[index] = ids
             self._is_cut[index] = is_cut
             self._prompt_tokens += len(ids) * self._counts[index]
             lengths.append((index, len(ids)))

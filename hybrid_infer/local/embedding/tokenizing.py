@@ -1,4 +1,4 @@
-"""From texts to token ids, in the Rust tokenizer."""
+"""From texts to token ids, in the Rust tokenizer or, where it gives the same, in our own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.local.embedding.wordpieces import ascii_tokenizer
+from hybrid_infer.local.native.wordpiece import CUT, REFUSED
 from hybrid_infer.snapshots.reading import read_optional
 
 # Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
@@ -18,7 +23,7 @@ ALONE_CHARACTERS = 1_024
 class TokenizedTexts:
     """Token ids of each text, special tokens included, and which texts were cut to fit."""
 
-    ids: list[list[int]]
+    ids: list[NDArray[np.int32]]
     truncated: list[bool]
 
 
@@ -45,12 +50,13 @@ class TextTokenizer:
             raise ModelIntegrityError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        if max_seq_length is not None:
-            self._tokenizer.enable_truncation(max_seq_length)
         if _lowercases(path):
             own = self._tokenizer.normalizer
             steps = [Lowercase()] if own is None else [Lowercase(), own]
             self._tokenizer.normalizer = Steps(steps)
+        self._ascii_tokenizer = ascii_tokenizer(self._tokenizer, max_seq_length)
+        if max_seq_length is not None:
+            self._tokenizer.enable_truncation(max_seq_length)
         self.max_seq_length = max_seq_length
         self._prompt = prompt
 
@@ -58,12 +64,29 @@ class TextTokenizer:
         """Tokenise `texts`, in order."""
         if self._prompt:
             texts = [self._prompt + text for text in texts]
+        if self._ascii_tokenizer is None:
+            return self._tokenized_by_rust(texts)
+        is_ascii = list(map(str.isascii, texts))
+        ours = texts
+        if not all(is_ascii):
+            ours = [text if plain else "" for text, plain in zip(texts, is_ascii, strict=True)]
+        ids, states = self._ascii_tokenizer(ours)
+        truncated = [state == CUT for state in states]
+        if ours is texts and REFUSED not in states:
+            return TokenizedTexts(ids, truncated)
+        others = [n for n, state in enumerate(states) if state == REFUSED or not is_ascii[n]]
+        rest = self._tokenized_by_rust([texts[number] for number in others])
+        for number, own_ids, is_cut in zip(others, rest.ids, rest.truncated, strict=True):
+            ids[number], truncated[number] = own_ids, is_cut
+        return TokenizedTexts(ids, truncated)
+
+    def _tokenized_by_rust(self, texts: Sequence[str]) -> TokenizedTexts:
         if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
             encodings = [self._tokenizer.encode(texts[0])]
         else:
             encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
-            [encoding.ids for encoding in encodings],
+            [np.array(encoding.ids, np.int32) for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],
         )
 

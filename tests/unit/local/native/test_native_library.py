@@ -1,5 +1,6 @@
 """Whether the kernels are used: only where they were built and the processor has what they need."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_infer.local import native
+from hybrid_infer.local.native import wordpiece
 
 ROOT = Path(__file__).parents[4]
 
@@ -35,24 +37,53 @@ def test_a_library_that_cannot_be_loaded_is_not_used(monkeypatch, fresh, tmp_pat
     assert native.library() is None
 
 
-@pytest.mark.parametrize(
-    ("compiler", "said"), [("no-such-compiler", "there is no C compiler"), ("false", "false said")]
-)
-def test_a_build_without_a_working_compiler_says_so(monkeypatch, tmp_path, compiler, said):
-    script = (
-        "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; "
-        "from build_native import compiled; print(compiled(Path(sys.argv[1])))"
-    )
-    native_folder = tmp_path / "hybrid_infer" / "local" / "native"
-    native_folder.mkdir(parents=True)
-    (native_folder / "one.c").write_text("int one;")
-    monkeypatch.setenv("CC", compiler)
+@pytest.mark.parametrize("content", [None, b"not a library"], ids=["none", "foreign"])
+def test_a_tokenizer_that_cannot_be_loaded_is_not_used(monkeypatch, tmp_path, content):
+    file = tmp_path / "_wordpiece.so"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(wordpiece, "LIBRARY", file)
+    assert wordpiece.library.__wrapped__() is None
+
+
+def build(code, *arguments):
+    script = f"import sys; sys.path.insert(0, 'scripts'); from build_native import *; {code}"
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    assert said in done.stdout
-    assert [file.name for file in native_folder.iterdir()] == ["one.c"]
+    return done.stdout
+
+
+def test_every_source_is_compiled_into_a_library():
+    listed = build("print(*KERNELS.sources, *TOKENIZER.sources)").split()
+    folder = ROOT / "hybrid_infer" / "local" / "native"
+    assert sorted(listed) == sorted(file.name for file in folder.glob("*.c"))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"), [("no-such-compiler", "there is no C compiler"), ("false", "false said")]
+)
+def test_a_build_without_a_working_compiler_says_so(monkeypatch, tmp_path, compiler, said):
+    native_folder = tmp_path / "hybrid_infer" / "local" / "native"
+    native_folder.mkdir(parents=True)
+    (native_folder / "wordpiece.c").write_text("int one;")
+    monkeypatch.setenv("CC", compiler)
+    assert said in build("print(compiled(Path(sys.argv[1]), TOKENIZER))", tmp_path)
+    assert [file.name for file in native_folder.iterdir()] == ["wordpiece.c"]
+
+
+def test_kernels_that_cannot_be_compiled_leave_the_tokenizer(tmp_path):
+    native_folder = tmp_path / "hybrid_infer" / "local" / "native"
+    native_folder.mkdir(parents=True)
+    for name in ("decoder.c", "encoder.c", "processor.c"):
+        (native_folder / name).write_text("this is not C")
+    (native_folder / "wordpiece.c").write_text("int one;")
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    root = "Path(sys.argv[1])"
+    build(f"print(compiled({root}, KERNELS), compiled({root}, TOKENIZER))", tmp_path)
+    assert [file.name for file in native_folder.glob("*.so")] == ["_wordpiece.so"]
