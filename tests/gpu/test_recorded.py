@@ -48,7 +48,7 @@ def test_steps_are_recorded_and_are_those_of_the_cpu(decoders):
     for number in range(12):
         order = rows if number % 2 else rows[::-1]
         assert_same(decoders, 3 + number, [lengths[row] + number for row in order], order)
-    assert decoders[0]._recordings
+    assert decoders[0]._recorder.num_recordings
     # Some leave, one comes, a step fails for all and is repeated for a part.
     with torch.inference_mode():
         for decoder in decoders:
@@ -107,5 +107,5 @@ def test_a_recording_that_fails_leaves_plain_steps(decoders, monkeypatch, caplog
             begin(decoder, 0, [4, 5, 6], 40)
     for number in range(5):
         assert_same(decoders, 7, [3 + number], [0])
-    assert not decoders[0]._recordings
+    assert not decoders[0]._recorder.num_recordings
     assert caplog.text.count("no graphs here") == 1

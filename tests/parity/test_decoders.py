@@ -169,7 +169,7 @@ class WholeSpans(RecordedLlama):
     """What a GPU records, computed at once: a graph cannot be had here, its arithmetic can."""
 
     def _step(self, inputs, spans):
-        return self._span_logits(inputs, spans)
+        return self._span_logits(spans, inputs)
 
 
 @pytest.mark.parametrize("piece", [1000, 50])

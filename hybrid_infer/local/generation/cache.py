@@ -94,7 +94,7 @@ class Span:
         return self.data.shape[4]
 
     @property
-    def key(self) -> tuple[int, tuple[int, ...], int, int]:
+    def kind(self) -> tuple[int, tuple[int, ...], int, int]:
         """Equal for steps that compute the same operations on the same memory."""
         return self.data.data_ptr(), tuple(self.data.shape), self.count, self.seen
 

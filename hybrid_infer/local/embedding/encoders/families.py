@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import TokenIds, bert, mpnet, t5, tail
-from hybrid_infer.local.embedding.encoders.packed import Packed, Trunk
+from hybrid_infer.local.embedding.encoders.packed import Packed, Shape, Trunk
 from hybrid_infer.local.placement import Placement
+from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
 from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
 
@@ -61,34 +61,56 @@ class PackedEncoder:
             weights = Weights.of_snapshot(path, placement.device, dtype)
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
-        self._own_stream = _OwnStream(self._trunk.device)
+        self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
+        self._of_thread = threading.local()
+        if self._trunk.device.type == "cuda":
+            torch.cuda.synchronize(self._trunk.device)  # what was loaded is there for every stream
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
-        with self._own_stream():
+        if self._trunk.device.type != "cuda":
             packed = Packed.of(sequences, self._trunk.device)
-            pooled = self._tail(self._trunk(packed), packed, normalize=normalize)
-            vectors: NDArray[np.float32] = pooled.cpu().numpy()
+            vectors: NDArray[np.float32] = self._pooled(packed, normalize=normalize).numpy()
+            return vectors
+        with torch.cuda.stream(self._own.stream):
+            return self._encode_on_gpu(sequences, normalize=normalize)
+
+    def _encode_on_gpu(
+        self, sequences: Sequence[TokenIds], *, normalize: bool
+    ) -> NDArray[np.float32]:
+        if self._is_recordable:
+            lengths = np.array([len(ids) for ids in sequences])
+            shape = Shape.around(lengths)
+            pooled = self._own.recorder(
+                (shape, normalize),
+                shape.block(sequences, lengths, is_gpu=True),
+                lambda block: self._pooled(shape.packed(block), normalize=normalize),
+            )
+        else:
+            packed = Packed.of(sequences, self._trunk.device)
+            pooled = self._pooled(packed, normalize=normalize)
+        vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
         return vectors
 
+    def _pooled(self, packed: Packed, *, normalize: bool) -> torch.Tensor:
+        return self._tail(self._trunk(packed), packed, normalize=normalize)
 
-class _OwnStream:
-    """A queue of a GPU for each thread, so that one thread's batch need not wait for another's.
+    @property
+    def _own(self) -> _Own:
+        own: _Own | None = getattr(self._of_thread, "own", None)
+        if own is None:
+            own = self._of_thread.own = _Own(self._trunk.device)
+        return own
 
-    Args:
-        device: where it computes; without a GPU there is nothing to do.
+
+class _Own:
+    """What each thread has of a GPU, so that one thread's batch need not wait for another's.
+
+    Attributes:
+        stream: its queue.
+        recorder: what it has recorded.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._of_thread = threading.local()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # what was loaded is there for every queue
-
-    def __call__(self) -> AbstractContextManager[object]:
-        """Within it, what this thread computes goes to its queue."""
-        if self._device.type != "cuda":
-            return nullcontext()
-        if not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
-        return torch.cuda.stream(self._of_thread.stream)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+        self.recorder = Recorder(device)

@@ -81,6 +81,8 @@ class NativeStack:
         relative: what is added to attention scores by distance.
     """
 
+    is_recordable = False
+
     def __init__(
         self,
         kernels: ctypes.CDLL,

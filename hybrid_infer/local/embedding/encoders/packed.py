@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from torch import Tensor
 from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
 from hybrid_infer.local.embedding.encoders import TokenIds
 
+LEAST_ROWS = 64  # of a recording: fewer take a GPU no less time
+SHORTEST = 16
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences laid end to end, sorted by length; on a CPU a few rows of nothing end on a round size.
+    """Sequences laid end to end, sorted by length, and a few rows of nothing to end on a round size.
 
-    oneDNN compiles a kernel for every number of rows that it meets (5 to 15 ms a layer kind), so
-    batches come in few sizes. The rows of nothing belong to no sequence and reach no result.
+    oneDNN compiles a kernel for every number of rows that it meets (5 to 15 ms a layer kind), and what
+    a GPU has recorded has fixed sizes, so batches come in few. The rows of nothing reach no result.
 
     Attributes:
         ids: token ids ``(rows,)``, int64 on a CPU and int32 on a GPU.
@@ -29,40 +32,39 @@ class Packed:
         ends: behind the last token of each sequence, with a 0 in front; the same dtype,
             ``(sequences + 1,)``.
         num_tokens: rows that belong to sequences.
-        lengths: tokens of each sequence.
+        longest: tokens of the longest sequence, or somewhat more.
+        lengths: tokens of each sequence; empty where only a GPU knows.
     """
 
     ids: Tensor
     positions: Tensor
     ends: Tensor
     num_tokens: int
+    longest: int
     lengths: tuple[int, ...]
 
     @classmethod
     def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
         """Pack sequences that are sorted by length."""
         lengths = np.array([len(ids) for ids in sequences])
-        num_tokens = int(lengths.sum())
-        num_rows = round_size(num_tokens) if device.type == "cpu" else num_tokens
-        block = _Block(2 * num_rows + len(lengths) + 1, device)
-        ids, positions, ends = np.split(block.array, [num_rows, 2 * num_rows])
-        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
-        np.cumsum(lengths, out=ends[1:])
-        positions[:num_tokens] = np.arange(num_tokens)
-        positions[:num_tokens] -= np.repeat(ends[:-1], lengths)
-        sent = block.sent()
-        return cls(
-            sent[:num_rows],
-            sent[num_rows : 2 * num_rows],
-            sent[2 * num_rows :],
-            num_tokens,
-            tuple(lengths.tolist()),
-        )
+        num_tokens, is_gpu = int(lengths.sum()), device.type == "cuda"
+        num_rows = num_tokens if is_gpu else round_size(num_tokens)
+        shape = Shape(num_rows, len(lengths), int(lengths[0]))
+        block = shape.block(sequences, lengths, is_gpu=is_gpu).to(device, non_blocking=True)
+        return cls(*shape.parts(block), num_tokens, shape.longest, tuple(lengths.tolist()))
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences, those of a shape that are empty included."""
+        return len(self.ends) - 1
 
     @cached_property
     def segments(self) -> Tensor:
         """The number of each token's sequence, int64 ``(num_tokens,)``."""
-        numbers = torch.arange(len(self.lengths), device=self.ids.device)
+        if self.ids.is_cuda:  # by an operation whose result has a size that is known before
+            places = torch.arange(self.num_tokens, device=self.ids.device, dtype=self.ends.dtype)
+            return torch.searchsorted(self.ends[1:], places, right=True)
+        numbers = torch.arange(self.num_sequences)
         return torch.repeat_interleave(numbers, self.ends.diff(), output_size=self.num_tokens)
 
     @cached_property
@@ -71,9 +73,61 @@ class Packed:
         return attention_buckets(self.lengths, self.ids.device)
 
     @property
-    def longest(self) -> int:
+    def longest_bucket(self) -> int:
         """Places of the longest bucket."""
         return max(bucket.length for bucket in self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a batch, which a recording has once and for all.
+
+    Attributes:
+        rows: tokens; those that are too many are of one more sequence, or of none on a CPU.
+        sequences: how many; those that are too many are empty.
+        longest: tokens of the longest sequence at most.
+    """
+
+    rows: int
+    sequences: int
+    longest: int
+
+    @classmethod
+    def around(cls, lengths: NDArray[np.int64]) -> Shape:
+        """The smallest of few that has room for sequences and one more."""
+        return cls(
+            round_size(max(LEAST_ROWS, int(lengths.sum()))),
+            1 << len(lengths).bit_length(),
+            1 << (max(SHORTEST, int(lengths[0])) - 1).bit_length(),
+        )
+
+    def block(
+        self, sequences: Sequence[TokenIds], lengths: NDArray[np.int64], *, is_gpu: bool
+    ) -> Tensor:
+        """Ids, positions and ends side by side, to be sent in one copy; see `Packed`.
+
+        For a GPU it is in memory that the system cannot move, from where a copy runs by itself.
+        """
+        size = 2 * self.rows + self.sequences + 1
+        dtype = torch.int32 if is_gpu else torch.int64
+        block = torch.zeros(size, dtype=dtype, pin_memory=is_gpu)
+        ids, positions, ends = np.split(block.numpy(), [self.rows, 2 * self.rows])
+        used = len(lengths) + 1
+        np.cumsum(lengths, out=ends[1:used])
+        ends[used:] = self.rows
+        num_tokens = int(ends[used - 1])
+        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
+        positions[:num_tokens] = np.arange(num_tokens)
+        positions[:num_tokens] -= np.repeat(ends[: used - 1], lengths)
+        return block
+
+    def parts(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, positions and ends."""
+        return block[: self.rows], block[self.rows : 2 * self.rows], block[2 * self.rows :]
+
+    def packed(self, block: Tensor) -> Packed:
+        """A batch of this shape, of which only the GPU knows more."""
+        return Packed(*self.parts(block), self.rows, self.longest, ())
 
 
 def round_size(tokens: int) -> int:
@@ -82,27 +136,16 @@ def round_size(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-class _Block:
-    """Zeros to be written here and sent to where a model computes, all in one copy.
+class Trunk(Protocol):
+    """A transformer that turns a packed batch into one vector per token.
 
-    From memory that the system cannot move, a copy to a GPU runs by itself.
+    Attributes:
+        device: where it computes.
+        is_recordable: whether it needs nothing of a batch but what a recording has.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._device, is_gpu = device, device.type == "cuda"
-        dtype = torch.int32 if is_gpu else torch.int64
-        self._here = torch.zeros(size, dtype=dtype, pin_memory=is_gpu)
-        self.array: NDArray[np.integer[Any]] = self._here.numpy()
-
-    def sent(self) -> Tensor:
-        """The block on the device; it is not to be written any more."""
-        return self._here.to(self._device, non_blocking=True)
-
-
-class Trunk(Protocol):
-    """A transformer that turns a packed batch into one vector per token."""
-
     device: torch.device
+    is_recordable: bool
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""

@@ -40,7 +40,13 @@ class Names:
 
 
 class Stack(Protocol):
-    """Embeddings and layers; several threads may use it."""
+    """Embeddings and layers; several threads may use it.
+
+    Attributes:
+        is_recordable: whether it needs nothing of a batch but what a recording has.
+    """
+
+    is_recordable: bool
 
     def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
         """The last layer's output.
@@ -110,7 +116,7 @@ class TorchStack:
     ) -> None:
         self._num_heads = config["num_attention_heads"]
         self._head_dim = config["hidden_size"] // self._num_heads
-        self._has_varlen = relative is None and has_varlen(
+        self.is_recordable = relative is None and has_varlen(
             weights.device, weights.dtype, self._head_dim
         )
         self._words = weights("embeddings.word_embeddings.weight")
@@ -130,9 +136,9 @@ class TorchStack:
         return x
 
     def _attention(self, packed: Packed, dtype: torch.dtype) -> Attend:
-        if self._has_varlen:
-            return partial(self._end_to_end, packed.ends, max(packed.lengths))
-        bias = None if self._relative is None else self._relative(packed.longest)
+        if self.is_recordable:
+            return partial(self._end_to_end, packed.ends, packed.longest)
+        bias = None if self._relative is None else self._relative(packed.longest_bucket)
         return partial(
             packed_attention,
             buckets=packed.buckets,

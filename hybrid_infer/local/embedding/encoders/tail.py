@@ -26,7 +26,7 @@ KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize"})
 
 
 def _sum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-    total = x.new_zeros(len(packed.lengths), x.shape[1], dtype=torch.float32)
+    total = x.new_zeros(packed.num_sequences, x.shape[1], dtype=torch.float32)
     return total.index_add_(0, packed.segments, x.float()), packed.ends.diff()[:, None]
 
 
@@ -81,12 +81,16 @@ class Tail:
         facts: what it says about itself.
         device: where the trunk computes.
         dtype: what the Dense layers compute in.
+
+    Attributes:
+        is_recordable: whether it needs nothing of a batch but what a recording has.
     """
 
     def __init__(
         self, path: Path, facts: SnapshotFacts, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._pool = POOLINGS[str(facts.pooling)]
+        self.is_recordable = self._pool is _mean
         self._dtype = dtype
         self._has_normalize = facts.has_normalize
         self._dense = [

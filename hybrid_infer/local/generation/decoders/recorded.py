@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,28 +12,8 @@ from torch.nn import functional
 
 from hybrid_infer.local.generation.cache import Span
 from hybrid_infer.local.generation.decoders.llama import Llama
+from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
-
-STEPS_BEFORE_RECORDING = 2  # of a kind: they also let libraries prepare themselves
-MAX_RECORDINGS = 48
-
-logger = logging.getLogger("hybrid_infer")
-Key = tuple[tuple[Any, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Recording:
-    """A step of one kind.
-
-    Attributes:
-        graph: what to replay.
-        inputs: where it reads what `_inputs` makes.
-        logits: where it leaves them.
-    """
-
-    graph: torch.cuda.CUDAGraph
-    inputs: Tensor
-    logits: Tensor
 
 
 class RecordedLlama(Llama):
@@ -54,19 +31,7 @@ class RecordedLlama(Llama):
 
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         super().__init__(weights, config)
-        self._recordings: OrderedDict[Key, _Recording] = OrderedDict()
-        self._met: Counter[Key] = Counter()
-        self._can_record = True
-
-    @cached_property
-    def _stream(self) -> torch.cuda.Stream:
-        """What is recorded cannot be on the stream that everything else is on."""
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's
-
-    @cached_property
-    def _pool(self) -> Any:
-        """The memory of all recordings: no two of them run at the same time."""
-        return torch.cuda.graph_pool_handle()
+        self._recorder = Recorder(self.device)
 
     def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
@@ -79,50 +44,10 @@ class RecordedLlama(Llama):
 
     def _step(self, inputs: Tensor, spans: Sequence[Span]) -> Tensor:
         """Logits of all slots; good until the next step."""
-        with torch.cuda.device(self.device):
-            return self._replayed(inputs.pin_memory(), spans)
+        kind = tuple(span.kind for span in spans)
+        return self._recorder(kind, inputs.pin_memory(), partial(self._span_logits, spans))
 
-    def _replayed(self, inputs: Tensor, spans: Sequence[Span]) -> Tensor:
-        key = tuple(span.key for span in spans)
-        recording = self._recordings.get(key)
-        if recording is None and self._met[key] >= STEPS_BEFORE_RECORDING and self._can_record:
-            recording = self._record(key, inputs, spans)
-        if recording is None:
-            self._met[key] += 1
-            return self._span_logits(inputs.to(self.device, non_blocking=True), spans)
-        self._recordings.move_to_end(key)
-        recording.inputs.copy_(inputs, non_blocking=True)
-        recording.graph.replay()
-        return recording.logits
-
-    def _record(self, key: Key, inputs: Tensor, spans: Sequence[Span]) -> _Recording | None:
-        """A recording of a step, which is not computed yet; None where that cannot be had."""
-        here = inputs.to(self.device)
-        graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        self._stream.wait_stream(now)
-        try:
-            with torch.cuda.stream(self._stream):
-                # Other models of this process may allocate meanwhile, on threads of their own.
-                graph.capture_begin(self._pool, capture_error_mode="thread_local")
-                try:
-                    logits = self._span_logits(here, spans)
-                finally:
-                    graph.capture_end()
-        except torch.OutOfMemoryError:
-            self._met[key] = 0  # later, perhaps
-            return None
-        except RuntimeError as error:
-            self._can_record = False
-            logger.warning("steps are computed one operator at a time: %s", error)
-            return None
-        now.wait_stream(self._stream)
-        self._recordings[key] = recording = _Recording(graph, here, logits)
-        self._met.clear()  # others come again; those of tensors that are gone do not
-        if len(self._recordings) > MAX_RECORDINGS:
-            self._recordings.popitem(last=False)
-        return recording
-
-    def _span_logits(self, inputs: Tensor, spans: Sequence[Span]) -> Tensor:
+    def _span_logits(self, spans: Sequence[Span], inputs: Tensor) -> Tensor:
         """A step over whole spans; only tensors of fixed sizes, and nothing that the CPU waits for."""
         tokens, places, held = inputs
         edges, stop = [], 0
