@@ -3,6 +3,8 @@
  * A few hundred rows at a time go through all layers, so that what lies between two products stays in
  * the cache, and no operator waits for another one's batch.
  */
+#include <omp.h>
+
 #include "attention.h"
 
 struct norm {
@@ -16,8 +18,10 @@ struct layer {
     struct norm attention_norm, output_norm;
 };
 
+/* padding: the id of a token that does not advance the position; the first position is behind it. Or -1. */
 struct encoder {
     int64_t width, num_heads, inner, num_layers, heads_per_group, chunk;
+    int64_t num_words, num_positions, padding;
     float scale, epsilon;
     const bf16 *words;       /* (vocabulary, width) */
     const float *positions;  /* (positions, width) */
@@ -28,11 +32,17 @@ struct encoder {
 };
 
 /* What lies between products, for one block of rows: `part` holds queries, keys and values of a group of
- * heads, or a chunk of what is inside the feed forward, so that all of it stays in a core's own cache. */
+ * heads, or a chunk of what is inside the feed forward, so that all of it stays in a core's own cache.
+ * heads: one for each thread; a caller's stack may be small. */
 struct room {
+    struct head *heads;
     bf16 *x, *mixed, *part;
     float *sums;
+    int64_t *positions;
 };
+
+/* What becomes of the last layer's rows: they themselves, or their means by sequence, or those made one long. */
+enum outcome { ROWS, MEANS, UNIT_MEANS };
 
 /* Where one pass over a row has left its sum and its sum of squares. */
 struct moments {
@@ -206,7 +216,7 @@ static void attention(const struct encoder *model, const struct room *room, int6
     const int64_t size = model->width / model->num_heads, group_width = model->heads_per_group * size;
 #pragma omp for schedule(static)
     for (int64_t own = 0; own < model->heads_per_group; own++) {
-        struct head head;
+        struct head *head = room->heads + omp_get_thread_num();
         const int64_t number = first_head + own;
         struct view view = {.stride = 3 * group_width, .width = model->width, .size = size};
         view.query = room->part + own * size;
@@ -221,21 +231,34 @@ static void attention(const struct encoder *model, const struct room *room, int6
             /* No power of two: 16 rows of a tile must not fall into the same few lines of the cache. */
             view.score_stride = view.places + 16;
             view.share_stride = view.places + 32;
-            attend(&view, &head);
+            attend(&view, head);
             view.query += view.length * view.stride;
             view.to += view.length * view.width;
         }
     }
 }
 
-static void embed(const struct encoder *model, const struct room *room, const int64_t *ids,
-                  const int64_t *positions, int64_t rows)
+/* The positions of one sequence; 0 if a token or a position is in no table. */
+static int find_positions(const struct encoder *model, const int32_t *ids, int64_t length, int64_t *positions)
+{
+    int64_t last = model->padding;
+    for (int64_t at = 0; at < length; at++) {
+        if (ids[at] < 0 || ids[at] >= model->num_words)
+            return 0;
+        positions[at] = ids[at] == model->padding ? model->padding : ++last;
+        if (positions[at] >= model->num_positions)
+            return 0;
+    }
+    return 1;
+}
+
+static void embed(const struct encoder *model, const struct room *room, const int32_t *ids, int64_t rows)
 {
     const int64_t width = model->width;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const bf16 *word = model->words + ids[row] * width;
-        const float *position = model->positions + positions[row] * width;
+        const float *position = model->positions + room->positions[row] * width;
         float *sums = room->sums + row * width;
         struct moments moments = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int64_t at = 0; at < width; at += 16) {
@@ -247,15 +270,58 @@ static void embed(const struct encoder *model, const struct room *room, const in
     }
 }
 
+/* The mean of rows: x (length, width). */
+static void mean_row(const bf16 *x, int64_t length, int64_t width, float *out)
+{
+    const __m512 share = _mm512_set1_ps(1.0f / (float)length);
+    for (int64_t at = 0; at < width; at += 16) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t row = 0; row < length; row++)
+            sum = _mm512_add_ps(sum, load_bf16(x + row * width + at));
+        _mm512_storeu_ps(out + at, _mm512_mul_ps(sum, share));
+    }
+}
+
+static void make_unit(float *row, int64_t width)
+{
+    __m512 squares = _mm512_setzero_ps();
+    for (int64_t at = 0; at < width; at += 16)
+        squares = _mm512_fmadd_ps(_mm512_loadu_ps(row + at), _mm512_loadu_ps(row + at), squares);
+    const float length = _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(_mm512_reduce_add_ps(squares))));
+    const __m512 divisor = _mm512_set1_ps(length < 1e-12f ? 1e-12f : length); /* as torch's normalize; a NaN stays */
+    for (int64_t at = 0; at < width; at += 16)
+        _mm512_storeu_ps(row + at, _mm512_div_ps(_mm512_loadu_ps(row + at), divisor));
+}
+
+/* The rows of a block become what was asked for; each thread of a team takes every so many sequences. */
+static void give(const struct encoder *model, const struct room *room, const int64_t *lengths,
+                 int64_t num_sequences, int outcome, char *out)
+{
+    const int64_t width = model->width, own = omp_get_thread_num(), team = omp_get_num_threads();
+    const bf16 *x = room->x;
+    for (int64_t number = 0; number < num_sequences; x += lengths[number++] * width) {
+        if (number % team != own)
+            continue;
+        if (outcome == ROWS) {
+            const int64_t first = x - room->x;
+            memcpy((bf16 *)out + first, x, (size_t)(lengths[number] * width) * sizeof(bf16));
+            continue;
+        }
+        float *row = (float *)out + number * width;
+        mean_row(x, lengths[number], width, row);
+        if (outcome == UNIT_MEANS)
+            make_unit(row, width);
+    }
+}
+
 /* One block of whole sequences, by every thread of a team together. */
-static void encode_block(const struct encoder *model, const struct room *room, const int64_t *ids,
-                         const int64_t *positions, const int64_t *lengths, int64_t num_sequences, int64_t rows,
-                         bf16 *out)
+static void encode_block(const struct encoder *model, const struct room *room, const int32_t *ids,
+                         const int64_t *lengths, int64_t num_sequences, int64_t rows, int outcome, char *out)
 {
     const int64_t width = model->width, chunk = model->chunk;
     const int64_t group_width = model->heads_per_group * (width / model->num_heads);
     configure_tiles();
-    embed(model, room, ids, positions, rows);
+    embed(model, room, ids, rows);
     for (int64_t number = 0; number < model->num_layers; number++) {
         const struct layer *layer = model->layers + number;
         for (int64_t at = 0; at < width; at += group_width) {
@@ -271,10 +337,8 @@ static void encode_block(const struct encoder *model, const struct room *room, c
         }
         add_and_norm(model, room, rows, layer->down_bias, &layer->output_norm);
     }
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        memcpy(out + row * width, room->x + row * width, (size_t)width * sizeof(bf16));
     _tile_release();
+    give(model, room, lengths, num_sequences, outcome, out);
 }
 
 static int64_t part_width(const struct encoder *model)
@@ -284,52 +348,64 @@ static int64_t part_width(const struct encoder *model)
 }
 
 /* Bytes that `encode` needs for blocks of `rows` rows. */
-int64_t encoder_room(const struct encoder *model, int64_t rows)
+int64_t encoder_room(const struct encoder *model, int64_t rows, int64_t threads)
 {
     const int64_t all = round_up(rows, 32) + SPARE_ROWS;
-    return all * (2 * model->width + part_width(model)) * (int64_t)sizeof(bf16) +
-           all * model->width * (int64_t)sizeof(float) + 64;
+    return threads * (int64_t)sizeof(struct head) +
+           all * (2 * model->width + part_width(model)) * (int64_t)sizeof(bf16) +
+           all * model->width * (int64_t)sizeof(float) + all * (int64_t)sizeof(int64_t) + 64;
 }
 
-/* Encode packed sequences.
- *
- * ids, positions: of each token; lengths: of each sequence, none above MOST_KEYS; block_rows: rows that go
- * through the layers together, unless one sequence alone has more; room: see encoder_room, for the larger of
- * block_rows and the longest sequence; out: (tokens, width).
- */
-void encode(const struct encoder *model, const int64_t *ids, const int64_t *positions, const int64_t *lengths,
-            int64_t num_sequences, int64_t block_rows, int64_t room_rows, char *bytes, bf16 *out, int threads)
+static struct room divide_room(const struct encoder *model, int64_t rows, int64_t threads, char *bytes)
 {
-    const int64_t all = round_up(room_rows, 32) + SPARE_ROWS, width = model->width;
+    const int64_t all = round_up(rows, 32) + SPARE_ROWS, width = model->width;
     struct room room;
-    room.sums = (float *)(((uintptr_t)bytes + 63) & ~(uintptr_t)63);
+    room.heads = (struct head *)(((uintptr_t)bytes + 63) & ~(uintptr_t)63);
+    room.sums = (float *)(room.heads + threads);
     room.x = (bf16 *)(room.sums + all * width);
     room.mixed = room.x + all * width;
     room.part = room.mixed + all * width;
+    room.positions = (int64_t *)(room.part + all * part_width(model));
+    return room;
+}
+
+/* Encode packed sequences; 0 if a token or its position is in no table, or a sequence is too long.
+ *
+ * ids: of each token; lengths: of each sequence; block_rows: rows that go through the layers together, unless
+ * one sequence alone has more; bytes: see encoder_room, for room_rows, the larger of block_rows and the longest
+ * sequence, and at least as many threads; out: bfloat16 (tokens, width), or float32 (sequences, width).
+ */
+int encode(const struct encoder *model, const int32_t *ids, const int64_t *lengths, int64_t num_sequences,
+           int64_t block_rows, int64_t room_rows, int64_t room_threads, char *bytes, int outcome, char *out,
+           int threads)
+{
+    const int64_t row_bytes = model->width * (int64_t)(outcome == ROWS ? sizeof(bf16) : sizeof(float));
+    const struct room room = divide_room(model, room_rows, room_threads, bytes);
     for (int64_t first = 0; first < num_sequences;) {
-        int64_t rows = lengths[first], last = first + 1;
-        while (last < num_sequences && rows + lengths[last] <= block_rows)
+        int64_t rows = 0, last = first;
+        while (last < num_sequences && (last == first || rows + lengths[last] <= block_rows)) {
+            if (lengths[last] > model->span || !find_positions(model, ids + rows, lengths[last], room.positions + rows))
+                return 0;
             rows += lengths[last++];
-#pragma omp parallel num_threads(threads) if (threads > 1)
-        encode_block(model, &room, ids, positions, lengths + first, last - first, rows, out);
+        }
+        if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+            encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
+        } else { /* no thread but the caller's, and nothing that could wait */
+            encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
+        }
         ids += rows;
-        positions += rows;
-        out += rows * width;
+        out += (outcome == ROWS ? rows : last - first) * row_bytes;
         first = last;
     }
+    return 1;
 }
 
 /* The mean of each sequence's rows: x (tokens, width), out (sequences, width). */
 void segment_means(const bf16 *x, const int64_t *lengths, int64_t num_sequences, int64_t width, float *out)
 {
     for (int64_t sequence = 0; sequence < num_sequences; sequence++, out += width) {
-        const __m512 share = _mm512_set1_ps(1.0f / (float)lengths[sequence]);
-        for (int64_t at = 0; at < width; at += 16) {
-            __m512 sum = _mm512_setzero_ps();
-            for (int64_t row = 0; row < lengths[sequence]; row++)
-                sum = _mm512_add_ps(sum, load_bf16(x + row * width + at));
-            _mm512_storeu_ps(out + at, _mm512_mul_ps(sum, share));
-        }
+        mean_row(x, lengths[sequence], width, out);
         x += lengths[sequence] * width;
     }
 }

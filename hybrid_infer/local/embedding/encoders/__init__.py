@@ -18,7 +18,14 @@ TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
 
 
 class Encoder(Protocol):
-    """Turns token ids into vectors. Several threads may use it."""
+    """Turns token ids into vectors. Several threads may use it.
+
+    Attributes:
+        direct_tokens: up to so many tokens are computed by the calling thread alone, which waits for
+            nothing meanwhile: no lock, no other thread, no device. It cannot hang. 0: none are.
+    """
+
+    direct_tokens: int
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """Float32 ``(sequences, dim)``.

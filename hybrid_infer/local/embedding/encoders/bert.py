@@ -44,7 +44,8 @@ class Bert:
         )
         self._stack = load_stack(weights, config, _NAMES, positions)
         self.is_recordable = self._stack.is_recordable
+        self.means = self._stack.means
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
-        return self._stack(packed, packed.positions)
+        return self._stack(packed)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import TokenIds, bert, mpnet, t5, tail
+from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
 from hybrid_infer.local.embedding.encoders.packed import Packed, Shape, Trunk
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
@@ -61,6 +62,8 @@ class PackedEncoder:
             weights = Weights.of_snapshot(path, placement.device, dtype)
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
+        self._means = self._trunk.means if self._tail.is_mean else None
+        self.direct_tokens = 0 if self._means is None else MOST_ROWS_ALONE
         self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
         self._of_thread = threading.local()
         if self._trunk.device.type == "cuda":
@@ -68,6 +71,8 @@ class PackedEncoder:
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
+        if self._means is not None:
+            return self._means(sequences, is_unit=normalize and self._tail.has_normalize)
         if self._trunk.device.type != "cuda":
             packed = Packed.of(sequences, self._trunk.device)
             vectors: NDArray[np.float32] = self._pooled(packed, normalize=normalize).numpy()

@@ -23,6 +23,8 @@ class GenericEncoder:
         placement: device and dtype.
     """
 
+    direct_tokens = 0
+
     def __init__(self, path: Path, placement: Placement) -> None:
         with quiet_loading():
             from sentence_transformers import SentenceTransformer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hybrid_infer.local.embedding.attention import RelativeBias
@@ -43,23 +42,9 @@ class MPNet:
             num_buckets=config.get("relative_attention_num_buckets", 32),
         )
         positions = weights("embeddings.position_embeddings.weight")
-        self._stack = load_stack(weights, config, _NAMES, positions, relative)
+        self._stack = load_stack(weights, config, _NAMES, positions, relative, PADDING_ID)
+        self.means = self._stack.means
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
-        return self._stack(packed, _positions(packed))
-
-
-def _positions(packed: Packed) -> Tensor:
-    """Positions from the padding id + 1, counted over tokens that are not the padding id.
-
-    A text may hold a literal ``<pad>``; it does not advance the count.
-    """
-    is_padding = packed.ids == PADDING_ID
-    if not bool(is_padding.any()):
-        return packed.positions + PADDING_ID + 1
-    sizes = [*packed.lengths, len(is_padding) - packed.num_tokens]
-    counted = [
-        (~part).cumsum(0) * ~part + PADDING_ID for part in torch.split_with_sizes(is_padding, sizes)
-    ]
-    return torch.cat(counted)
+        return self._stack(packed)

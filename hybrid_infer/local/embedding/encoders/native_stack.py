@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.attention import RelativeBias
+from hybrid_infer.local.embedding.encoders import TokenIds
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.native.panels import PANEL, panels
 from hybrid_infer.local.weights import Weights
@@ -28,6 +31,9 @@ BLOCK_ROWS, GROUP_COLUMNS, CHUNK_COLUMNS = 256, 128, 384
 MAX_BLOCK_ROWS = 16_384  # for each of them, 128 bytes lie on the stack of every thread
 # Fewer rows for each core take longer to share than to compute: reading the weights is what takes time.
 LEAST_ROWS_PER_THREAD = 64
+# So many are computed by one thread.
+MOST_ROWS_ALONE = 2 * LEAST_ROWS_PER_THREAD - 1
+ROWS, MEANS, UNIT_MEANS = range(3)  # `outcome` in the kernels
 
 
 def supports(weights: Weights, config: dict[str, Any]) -> bool:
@@ -60,6 +66,7 @@ class _Encoder(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("width", "num_heads", "inner", "num_layers")),
         *((name, c_int64) for name in ("heads_per_group", "chunk")),
+        *((name, c_int64) for name in ("num_words", "num_positions", "padding")),
         *((name, c_float) for name in ("scale", "epsilon")),
         *((name, c_void_p) for name in ("words", "positions")),
         ("norm", _Norm),
@@ -67,6 +74,15 @@ class _Encoder(Structure):
         ("span", c_int64),
         ("layers", POINTER(_Layer)),
     )
+
+
+class _Room(NamedTuple):
+    """Scratch memory, where it is, and the rows and threads that it is enough for."""
+
+    memory: Tensor | None
+    address: int
+    rows: int
+    threads: int
 
 
 class NativeStack:
@@ -79,6 +95,10 @@ class NativeStack:
         names: what its parts are called.
         positions: what is added to each word by its position, ``(positions, width)``.
         relative: what is added to attention scores by distance.
+        padding: the token that does not advance the position, or None.
+
+    Attributes:
+        width: of a token's vector.
     """
 
     is_recordable = False
@@ -91,24 +111,26 @@ class NativeStack:
         names: Names,
         positions: Tensor,
         relative: RelativeBias | None,
+        padding: int | None,
     ) -> None:
         self._encode = kernels.encode
         self._encode.argtypes = (
-            POINTER(_Encoder),
             *(c_void_p,) * 3,
-            *(c_int64,) * 3,
-            *(c_void_p,) * 2,
-            ctypes.c_int,
+            *(c_int64,) * 4,
+            c_void_p,
+            c_int,
+            c_void_p,
+            c_int,
         )
-        self._encode.restype = None
+        self._encode.restype = c_int
         self._room_bytes = kernels.encoder_room
-        self._room_bytes.argtypes = (POINTER(_Encoder), c_int64)
+        self._room_bytes.argtypes = (c_void_p, *(c_int64,) * 2)
         self._room_bytes.restype = c_int64
         self._kept: list[Tensor] = []  # the kernels hold addresses only
         self._weights = weights
-        self._width, self._inner = config["hidden_size"], config["intermediate_size"]
+        self.width, self._inner = config["hidden_size"], config["intermediate_size"]
         num_layers, num_heads = config["num_hidden_layers"], config["num_attention_heads"]
-        head_size = self._width // num_heads
+        head_size = self.width // num_heads
         self._group = _largest_part(num_heads, GROUP_COLUMNS // head_size) * head_size
         self._chunk = PANEL * _largest_part(self._inner // PANEL, CHUNK_COLUMNS // PANEL)
         layers = (_Layer * num_layers)(
@@ -116,16 +138,18 @@ class NativeStack:
         )
         span = config["max_position_embeddings"]
         words = weights("embeddings.word_embeddings.weight")
-        if not words.shape[1:] == positions.shape[1:] == (self._width,):
-            raise ModelIntegrityError(f"words or positions are not {self._width} wide")
-        self._num_words, self._num_positions = len(words), len(positions)
+        if not words.shape[1:] == positions.shape[1:] == (self.width,):
+            raise ModelIntegrityError(f"words or positions are not {self.width} wide")
         self._encoder = _Encoder(
-            width=self._width,
+            width=self.width,
             num_heads=num_heads,
             inner=self._inner,
             num_layers=num_layers,
             heads_per_group=self._group // head_size,
             chunk=self._chunk,
+            num_words=len(words),
+            num_positions=len(positions),
+            padding=-1 if padding is None else padding,
             scale=head_size**-0.5 * math.log2(math.e),
             epsilon=config["layer_norm_eps"],
             words=self._keep(words),
@@ -135,67 +159,89 @@ class NativeStack:
             span=span,
             layers=layers,
         )
-        self._rooms = threading.local()
+        self._address = ctypes.addressof(self._encoder)
+        self._rooms: list[_Room] = []  # that nobody computes in
         del self._weights
 
-    def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
+    def __call__(self, packed: Packed) -> Tensor:
         """See `postnorm.Stack`.
 
         Raises:
             IndexError: a token or its position is in no table, or a sequence is too long.
         """
-        self._check(packed, positions)
-        shares = max(1, packed.num_tokens // LEAST_ROWS_PER_THREAD)
-        threads = min(torch.get_num_threads(), shares)
-        block_rows = min(BLOCK_ROWS * threads, MAX_BLOCK_ROWS)
-        out = torch.empty((packed.num_tokens, self._width), dtype=torch.bfloat16)
-        lengths = torch.tensor(packed.lengths)
-        room, room_rows = self._room(max(block_rows, packed.lengths[0]))
-        self._encode(
-            self._encoder,
-            packed.ids.data_ptr(),
-            positions.contiguous().data_ptr(),
-            lengths.data_ptr(),
-            len(packed.lengths),
-            block_rows,
-            room_rows,
-            room.data_ptr(),
-            out.data_ptr(),
-            threads,
-        )
+        ids = packed.ids[: packed.num_tokens].numpy().astype(np.int32)
+        out = torch.empty((packed.num_tokens, self.width), dtype=torch.bfloat16)
+        self._run(ids, packed.lengths, ROWS, out.data_ptr())
         return out
 
-    def _check(self, packed: Packed, positions: Tensor) -> None:
-        """The kernels read wherever they are sent: a tokenizer need not fit its model."""
-        longest = packed.lengths[0]
-        if longest > self._encoder.span:
-            raise IndexError(f"{longest} tokens are more than {self._encoder.span}")
-        if not packed.num_tokens:  # of texts without a token; what follows finds no number in them
-            return
-        tables = (packed.ids, self._num_words), (positions, self._num_positions)
-        for numbers, size in tables:
-            least, most = numbers[: packed.num_tokens].aminmax()
-            if int(least) < 0 or int(most) >= size:
-                raise IndexError(f"{int(least)} to {int(most)} are not all in a table of {size}")
+    def means(self, sequences: Sequence[TokenIds], *, is_unit: bool) -> NDArray[np.float32]:
+        """The mean of each sequence's rows, in one call.
 
-    def _room(self, rows: int) -> tuple[Tensor, int]:
-        """The calling thread's scratch memory for blocks of at least `rows` rows."""
-        room: tuple[Tensor, int] | None = getattr(self._rooms, "room", None)
-        if room is None or room[1] < rows:
-            size = self._room_bytes(self._encoder, rows)
-            room = self._rooms.room = (torch.empty(size, dtype=torch.uint8), rows)
+        Args:
+            sequences: token ids.
+            is_unit: whether the means are made one long.
+
+        Returns:
+            Float32 ``(sequences, width)``.
+
+        Raises:
+            IndexError: a token or its position is in no table, or a sequence is too long.
+        """
+        ids = np.concatenate(sequences, dtype=np.int32, casting="unsafe")
+        out: NDArray[np.float32] = np.empty((len(sequences), self.width), np.float32)
+        lengths = [len(sequence) for sequence in sequences]
+        self._run(ids, lengths, UNIT_MEANS if is_unit else MEANS, out.ctypes.data)
+        return out
+
+    def _run(self, ids: NDArray[np.int32], lengths: Sequence[int], outcome: int, out: int) -> None:
+        shares = max(1, len(ids) // LEAST_ROWS_PER_THREAD)
+        threads = 1 if shares == 1 else min(torch.get_num_threads(), shares)
+        block_rows = min(BLOCK_ROWS * threads, MAX_BLOCK_ROWS)
+        sizes = np.array(lengths, np.int64)
+        room = self._room(max(block_rows, *lengths), threads)
+        is_whole = self._encode(
+            self._address,
+            ids.ctypes.data,
+            sizes.ctypes.data,
+            len(lengths),
+            block_rows,
+            room.rows,
+            room.threads,
+            room.address,
+            outcome,
+            out,
+            threads,
+        )
+        self._rooms.append(room)
+        if not is_whole:  # a tokenizer need not fit its model
+            raise IndexError(
+                f"a token is none of {self._encoder.num_words}, or a sequence of {max(lengths)} has "
+                f"more than {self._encoder.span} tokens or {self._encoder.num_positions} positions"
+            )
+
+    def _room(self, rows: int, threads: int) -> _Room:
+        """Scratch memory for blocks of at least `rows` rows; as many are made as compute at once."""
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = _Room(None, 0, 0, 0)
+        if room.rows < rows or room.threads < threads:
+            rows, threads = max(rows, room.rows), max(threads, room.threads)
+            size = self._room_bytes(self._address, rows, threads)
+            memory = torch.empty(size, dtype=torch.uint8)
+            room = _Room(memory, memory.data_ptr(), rows, threads)
         return room
 
     def _layer(self, prefix: str, names: Names) -> _Layer:
-        width, inner = self._width, self._inner
+        width, inner = self.width, self._inner
         qkv = [self._linear(prefix + name, width, width) for name in names.qkv]
         output, output_bias = self._linear(prefix + names.output, width, width)
         up, up_bias = self._linear(f"{prefix}intermediate.dense", inner, width)
         down, down_bias = self._linear(f"{prefix}output.dense", width, inner)
         # For each group of heads its queries, keys and values; for each chunk of inputs all outputs.
-        groups = torch.stack([weight.view(-1, self._group, self._width) for weight, _ in qkv], 1)
+        groups = torch.stack([weight.view(-1, self._group, self.width) for weight, _ in qkv], 1)
         group_biases = torch.stack([bias.view(-1, self._group) for _, bias in qkv], 1)
-        chunks = down.view(self._width, -1, self._chunk).unbind(1)
+        chunks = down.view(self.width, -1, self._chunk).unbind(1)
         return _Layer(
             qkv=self._keep(panels(groups.flatten(0, 2))),
             output=self._keep(panels(output)),
@@ -214,7 +260,7 @@ class NativeStack:
         return weight, self._weights.wide(f"{name}.bias", outputs)
 
     def _norm(self, name: str) -> _Norm:
-        parts = (self._weights.wide(f"{name}.{part}", self._width) for part in ("weight", "bias"))
+        parts = (self._weights.wide(f"{name}.{part}", self.width) for part in ("weight", "bias"))
         return _Norm(*map(self._keep, parts))
 
     def _keep(self, tensor: Tensor) -> int:

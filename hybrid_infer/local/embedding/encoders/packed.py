@@ -67,6 +67,21 @@ class Packed:
         numbers = torch.arange(self.num_sequences)
         return torch.repeat_interleave(numbers, self.ends.diff(), output_size=self.num_tokens)
 
+    def positions_behind(self, padding: int) -> Tensor:
+        """Positions from `padding` + 1 on, counted over tokens that are not `padding`.
+
+        A text may hold a literal ``<pad>``; its position is `padding`, and it does not advance the count.
+        """
+        is_padding = self.ids == padding
+        if not bool(is_padding.any()):
+            return self.positions + padding + 1
+        sizes = [*self.lengths, len(is_padding) - self.num_tokens]
+        counted = [
+            (~part).cumsum(0) * ~part + padding
+            for part in torch.split_with_sizes(is_padding, sizes)
+        ]
+        return torch.cat(counted)
+
     @cached_property
     def buckets(self) -> list[Bucket]:
         """Which sequences attend together."""
@@ -136,6 +151,19 @@ def round_size(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+class Means(Protocol):
+    """Means of the rows of sequences, in one call."""
+
+    def __call__(self, sequences: Sequence[TokenIds], *, is_unit: bool) -> NDArray[np.float32]:
+        """Float32 ``(sequences, width)``.
+
+        Args:
+            sequences: token ids.
+            is_unit: whether the means are made one long.
+        """
+        ...
+
+
 class Trunk(Protocol):
     """A transformer that turns a packed batch into one vector per token.
 
@@ -146,6 +174,11 @@ class Trunk(Protocol):
 
     device: torch.device
     is_recordable: bool
+
+    @property
+    def means(self) -> Means | None:
+        """Does all at once, where the mean is all that is wanted; None if it cannot."""
+        ...
 
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""

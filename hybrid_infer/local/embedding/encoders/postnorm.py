@@ -17,7 +17,7 @@ from hybrid_infer.local.embedding.attention import (
     attention_masks,
     packed_attention,
 )
-from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.embedding.encoders.packed import Means, Packed
 from hybrid_infer.local.varlen import has_varlen, varlen_attention
 from hybrid_infer.local.weights import Weights
 
@@ -48,12 +48,13 @@ class Stack(Protocol):
 
     is_recordable: bool
 
-    def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
-        """The last layer's output.
+    @property
+    def means(self) -> Means | None:
+        """See `Trunk.means`."""
+        ...
 
-        Args:
-            packed: the tokens.
-            positions: the row of the position table for each token, int64 ``(rows,)``.
+    def __call__(self, packed: Packed) -> Tensor:
+        """The last layer's output.
 
         Returns:
             ``(rows, width)``; what is behind `packed.num_tokens` may be missing.
@@ -67,6 +68,7 @@ def load_stack(
     names: Names,
     positions: Tensor,
     relative: RelativeBias | None = None,
+    padding: int | None = None,
 ) -> Stack:
     """The fastest stack that this machine has for these weights.
 
@@ -76,13 +78,14 @@ def load_stack(
         names: what its parts are called.
         positions: what is added to each word by its position, ``(positions, width)``.
         relative: what is added to attention scores by distance.
+        padding: see `Packed.positions_behind`; None: positions are counted from 0.
     """
     from hybrid_infer.local.embedding.encoders.native_stack import NativeStack, supports
 
     kernels = native.library()
     if kernels is not None and supports(weights, config):
-        return NativeStack(kernels, weights, config, names, positions, relative)
-    return TorchStack(weights, config, names, positions, relative)
+        return NativeStack(kernels, weights, config, names, positions, relative, padding)
+    return TorchStack(weights, config, names, positions, relative, padding)
 
 
 class Norm:
@@ -106,6 +109,8 @@ class Norm:
 class TorchStack:
     """A stack computed by torch's operators; see `load_stack`."""
 
+    means = None
+
     def __init__(
         self,
         weights: Weights,
@@ -113,12 +118,14 @@ class TorchStack:
         names: Names,
         positions: Tensor,
         relative: RelativeBias | None,
+        padding: int | None,
     ) -> None:
         self._num_heads = config["num_attention_heads"]
         self._head_dim = config["hidden_size"] // self._num_heads
         self.is_recordable = relative is None and has_varlen(
             weights.device, weights.dtype, self._head_dim
         )
+        self._padding = padding
         self._words = weights("embeddings.word_embeddings.weight")
         self._positions, self._relative = positions, relative
         self._norm = Norm(weights, "embeddings.LayerNorm", config["layer_norm_eps"])
@@ -127,8 +134,11 @@ class TorchStack:
             for number in range(config["num_hidden_layers"])
         ]
 
-    def __call__(self, packed: Packed, positions: Tensor) -> Tensor:
+    def __call__(self, packed: Packed) -> Tensor:
         """See `Stack`."""
+        positions = packed.positions
+        if self._padding is not None:
+            positions = packed.positions_behind(self._padding)
         x = self._norm(self._words[packed.ids] + self._positions[positions])
         attend = self._attention(packed, x.dtype)
         for layer in self._layers:

@@ -91,6 +91,7 @@ class T5:
     """
 
     is_recordable = False  # its attention has as many buckets as a batch happens to need
+    means = None
 
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device

@@ -84,6 +84,8 @@ class Tail:
 
     Attributes:
         is_recordable: whether it needs nothing of a batch but what a recording has.
+        has_normalize: whether a normalisation ends it.
+        is_mean: whether nothing but that follows the mean of each sequence.
     """
 
     def __init__(
@@ -92,19 +94,20 @@ class Tail:
         self._pool = POOLINGS[str(facts.pooling)]
         self.is_recordable = self._pool is _mean
         self._dtype = dtype
-        self._has_normalize = facts.has_normalize
+        self.has_normalize = facts.has_normalize
         self._dense = [
             _dense(path / folder, device, dtype)
             for kind, folder in facts.modules
             if kind == "Dense"
         ]
+        self.is_mean = facts.pooling == "mean" and not self._dense
 
     def __call__(self, x: Tensor, packed: Packed, *, normalize: bool) -> Tensor:
         """Float32 ``(sequences, dim)`` from ``(rows, width)``."""
         pooled = self._pool(x[: packed.num_tokens], packed)
         for linear, activation in self._dense:
             pooled = activation(linear(pooled.to(self._dtype)).float())
-        if normalize and self._has_normalize:
+        if normalize and self.has_normalize:
             pooled = functional.normalize(pooled, dim=1)
         return pooled
 

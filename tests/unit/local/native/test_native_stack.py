@@ -1,5 +1,8 @@
 """The kernels' stack against torch's, on seeded weights of many shapes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -83,11 +86,11 @@ def stacks(folder, shape, *, is_relative):
         with torch.inference_mode():
             if kind == "native":
                 made.append(
-                    NativeStack(native.library(), weights, config, NAMES, positions, relative)
+                    NativeStack(native.library(), weights, config, NAMES, positions, relative, None)
                 )
             else:
                 own = positions.to(weights.dtype)
-                made.append(TorchStack(weights, config, NAMES, own, relative))
+                made.append(TorchStack(weights, config, NAMES, own, relative, None))
     return made
 
 
@@ -104,9 +107,9 @@ def test_it_is_as_close_to_float32_as_torch_is(tmp_path, shape, is_relative, thr
     batch = packed(LENGTHS)
     own_threads(threads)
     with torch.inference_mode():
-        expected = exact(batch, batch.positions)[: batch.num_tokens]
-        got = ours(batch, batch.positions)[: batch.num_tokens]
-        reference = theirs(batch, batch.positions)[: batch.num_tokens]
+        expected = exact(batch)[: batch.num_tokens]
+        got = ours(batch)[: batch.num_tokens]
+        reference = theirs(batch)[: batch.num_tokens]
     assert worst(got, expected) >= min(0.999, worst(reference, expected) - 1e-4)
 
 
@@ -115,25 +118,61 @@ def test_a_sequence_is_the_same_whatever_its_neighbours(tmp_path):
     ours, _, _ = stacks(tmp_path, SHAPES["heads of 32"], is_relative=True)
     whole = packed(LENGTHS)
     with torch.inference_mode():
-        together = ours(whole, whole.positions)[: whole.num_tokens].split(LENGTHS)
+        together = ours(whole)[: whole.num_tokens].split(LENGTHS)
         for rows, ids in zip(together, whole.ids[: whole.num_tokens].split(LENGTHS), strict=True):
             alone = Packed.of([ids.numpy()], CPU)
-            torch.testing.assert_close(rows, ours(alone, alone.positions), rtol=0, atol=0)
+            torch.testing.assert_close(rows, ours(alone), rtol=0, atol=0)
 
 
 @needs_kernels
 def test_a_value_that_is_no_number_stays_in_its_own_sequence(tmp_path):
     weights, config, positions, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
-    positions[511] = torch.nan
+    poison = len(weights("embeddings.word_embeddings.weight")) - 1
+    weights._tensors["embeddings.word_embeddings.weight"][poison] = torch.nan
     with torch.inference_mode():
-        ours = NativeStack(native.library(), weights, config, NAMES, positions, None)
+        ours = NativeStack(native.library(), weights, config, NAMES, positions, None, None)
         batch = packed(LENGTHS)
+        batch.ids[batch.ids == poison] = 0
         for poisoned in range(len(LENGTHS)):
-            where = [part.clone() for part in batch.positions[: batch.num_tokens].split(LENGTHS)]
-            where[poisoned][-1] = 511
-            rows = ours(batch, torch.cat(where))[: batch.num_tokens].split(LENGTHS)
-            finite = [bool(part.isfinite().all()) for part in rows]
-            assert finite == [number != poisoned for number in range(len(LENGTHS))]
+            ids = batch.ids[: batch.num_tokens].clone()
+            parts = ids.split(LENGTHS)
+            parts[poisoned][-1] = poison
+            rows = ours(replace(batch, ids=ids)).split(LENGTHS)
+            means = ours.means([part.numpy() for part in parts], is_unit=True)
+            expected = [number != poisoned for number in range(len(LENGTHS))]
+            assert [bool(part.isfinite().all()) for part in rows] == expected
+            assert np.isfinite(means).all(1).tolist() == expected
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+def test_means_are_those_of_the_rows(tmp_path, threads, own_threads):
+    weights, config, positions, _ = make_weights(tmp_path, *SHAPES["several chunks"])
+    own_threads(threads)
+    with torch.inference_mode():
+        ours = NativeStack(native.library(), weights, config, NAMES, positions, None, None)
+        batch = packed(LENGTHS)
+        sequences = [part.numpy() for part in batch.ids[: batch.num_tokens].split(LENGTHS)]
+        rows = ours(batch).split(LENGTHS)
+    expected = torch.stack([part.float().mean(0) for part in rows])
+    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=False)), expected)
+    unit = torch.nn.functional.normalize(expected, dim=1)
+    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=True)), unit)
+
+
+@needs_kernels
+def test_a_padding_token_within_a_text_does_not_advance_the_position(tmp_path):
+    with torch.inference_mode():
+        made = []
+        for kind, dtype in ((NativeStack, "bfloat16"), (TorchStack, "float32")):
+            weights, config, positions, _ = make_weights(tmp_path, *SHAPES["heads of 32"], dtype)
+            arguments = (weights, config, NAMES, 9 * positions, None, 1)
+            made.append(kind(*([native.library()] if kind is NativeStack else []), *arguments))
+        ours, exact = made
+        batch = packed(LENGTHS[2:])
+        batch.ids[5:9] = batch.ids[70] = 1
+        got, expected = (stack(batch)[: batch.num_tokens] for stack in (ours, exact))
+    assert worst(got, expected) >= 0.999
 
 
 @pytest.mark.parametrize(
@@ -161,7 +200,7 @@ def test_without_kernels_torch_computes(tmp_path, monkeypatch):
     with torch.inference_mode():
         stack = load_stack(weights, config, NAMES, positions.bfloat16())
         batch = packed(LENGTHS)
-        assert stack(batch, batch.positions).isfinite().all()
+        assert stack(batch).isfinite().all()
     assert isinstance(stack, TorchStack)
 
 
@@ -177,17 +216,20 @@ def test_the_means_of_sequences():
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("token", "position", "length"), [(50, 0, 9), (-1, 0, 9), (0, 512, 9), (0, -1, 9), (0, 0, 513)]
+    ("token", "length", "num_positions"), [(50, 9, 512), (-1, 9, 512), (0, 513, 600), (0, 9, 8)]
 )
-def test_what_is_in_no_table_is_not_read(tmp_path, token, position, length):
+def test_what_is_in_no_table_is_not_read(tmp_path, token, length, num_positions):
     weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
+    table = table.repeat(2, 1)[:num_positions]
     with torch.inference_mode():
-        ours = NativeStack(native.library(), weights, config, NAMES, table, None)
+        ours = NativeStack(native.library(), weights, config, NAMES, table, None, None)
         batch = packed([length, 3])
-        positions = torch.zeros_like(batch.positions)
-        batch.ids[1], positions[1] = token, position
+        batch.ids[1] = token
         with pytest.raises(IndexError):
-            ours(batch, positions)
+            ours(batch)
+        with pytest.raises(IndexError):
+            ours.means([batch.ids[:length].numpy()], is_unit=True)
+        assert np.isfinite(ours.means([[1, 2, 3]], is_unit=True)).all()
 
 
 @needs_kernels
@@ -195,13 +237,14 @@ def test_what_is_in_no_table_is_not_read(tmp_path, token, position, length):
 def test_weights_of_other_shapes_than_stated_are_refused(tmp_path, change):
     weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
     with torch.inference_mode(), pytest.raises(ModelIntegrityError):
-        NativeStack(native.library(), weights, {**config, **change}, NAMES, table, None)
+        NativeStack(native.library(), weights, {**config, **change}, NAMES, table, None, None)
 
 
 @needs_kernels
 def test_texts_without_tokens_have_no_rows(tmp_path):
     weights, config, table, _ = make_weights(tmp_path, *SHAPES["heads of 32"])
     with torch.inference_mode():
-        ours = NativeStack(native.library(), weights, config, NAMES, table, None)
+        ours = NativeStack(native.library(), weights, config, NAMES, table, None, None)
         empty = packed([0, 0])
-        assert ours(empty, empty.positions).shape == (0, 64)
+        assert ours(empty).shape == (0, 64)
+        assert np.isnan(ours.means([[], []], is_unit=False)).all()
