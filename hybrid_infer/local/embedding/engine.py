@@ -63,6 +63,7 @@ class EmbeddingEngine:
                 ),
             ],
             self._tokenize,
+            fills_batches=None in lane_threads,
             max_texts=max_texts,
             max_tokens=max_tokens,
             clock=clock,

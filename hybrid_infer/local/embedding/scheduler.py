@@ -53,6 +53,9 @@ class Scheduler:
         name: of the threads.
         runners: each computes batches on its own thread; the first uses all cores, the others
             share them and leave them to the first while it computes.
+        fills_batches: whether a lane waits for a full batch while another lane computes and more is
+            being tokenised, instead of taking its share of what there is at once. So it is on a GPU,
+            which a full batch uses better than several small ones do.
         tokenize: tokenises the next slice of a request.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
@@ -66,12 +69,14 @@ class Scheduler:
         runners: Sequence[Runner],
         tokenize: Callable[[EmbedJob], Lengths],
         *,
+        fills_batches: bool = False,
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
         on_batch: Callable[[int, int, float, int], None] | None = None,
     ) -> None:
         self._tokenize, self._on_batch = tokenize, on_batch
+        self._fills_batches = fills_batches
         self._lock = threading.Lock()
         can_share = threading.Condition(self._lock)
         self._whole, *self._shares = (
@@ -215,12 +220,19 @@ class Scheduler:
                 (self._whole.can_start if is_alone else self._can_share).notify()
             return []
         budget = lane.runner.token_budget
-        if not is_alone:
+        if self._fills_batches:
+            if idle < len(self._shares) and self._window.tokens < budget and self._is_tokenizing:
+                return []
+        elif not is_alone:
             budget = min(budget, -(-self._window.tokens // idle))
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
         if self._window and not is_alone:
             self._can_share.notify()
         return batch
+
+    @property
+    def _is_tokenizing(self) -> bool:
+        return bool(self._untokenized) or "tokenize" in self._busy_with
 
     def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
         tokens = sum(entry.length for entry in batch)
@@ -259,9 +271,11 @@ class Scheduler:
         with self._lock:
             self._busy_with.pop("tokenize", None)
             if not job.is_done:
-                self._add(job, lengths)
                 if not job.is_tokenized:
                     self._untokenized[job] = None
+                self._add(job, lengths)
+            elif self._window:
+                self._can_share.notify()  # who waited for more
         return True
 
     def _hungry(self) -> EmbedJob | None:
