@@ -19,6 +19,7 @@ from hybrid_infer.server.bodies import GoneError
 from hybrid_infer.server.describing import DescribedApp
 from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.gate import Gate
+from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.options import ServerOptions
 from hybrid_infer.server.routes import huggingface, openai, operations, page, tei
 from hybrid_infer.server.service import Service
@@ -33,14 +34,16 @@ def create_app(
     options: ServerOptions,
     limits: ServerSettings,
     statistics: Statistics,
+    metrics: Metrics,
 ) -> Gate:
     """The server's application behind its gate; it closes the client when it ends.
 
     Args:
-        client: serves every call; its observer is `statistics`.
+        client: serves every call; its observers are `statistics` and that of `metrics`.
         options: who may ask.
         limits: for what.
-        statistics: what `/status` and `/metrics` tell.
+        statistics: what `/status` and the page tell.
+        metrics: what `/metrics` tells.
     """
 
     @asynccontextmanager
@@ -48,8 +51,7 @@ def create_app(
         yield
         await client.close()
 
-    service = Service(client, limits, statistics)
-    statistics.know(row["name"] for row in client.list_models())
+    service = Service(client, limits, statistics, metrics)
     app = DescribedApp(
         title="hybrid_infer",
         version=__version__,

@@ -6,9 +6,11 @@ import socket
 import threading
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hybrid_infer import LocalEngineError, ServerSettings
 from hybrid_infer.local.generation.job import ChatJob
+from hybrid_infer.testing import Reply
 
 PATIENCE_SECONDS = 60
 
@@ -138,11 +140,47 @@ def test_status_tells_where_each_alias_is(server):
     assert body["recent"]["local_calls"] >= 1
 
 
-def test_metrics_are_text(server):
-    status, headers, text = server.ask("GET", "/metrics")
-    assert status == 200
-    assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "hybrid_infer_server_requests_in_progress 0" in text
+def test_metrics_are_the_observer_s_and_the_queue_s(start, fake_remote_factory):
+    remote = fake_remote_factory(answers="tiny")
+    remote.enqueue(Reply(status=429, headers={"Retry-After": "600"}))
+    server = start(ServerSettings(max_requests=2), policy="remote-first", base_url=remote.url)
+    assert server.ask("POST", "/v1/embeddings", {"input": "a", "model": "small"})[0] == 200
+    assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 200
+    with server.service.admission.request(), server.service.admission.waiting(7):
+        with server.service.admission.request():
+            assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 429
+        status, headers, text = server.ask("GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            samples[sample.name.removeprefix("hybrid_infer_"), labels] = sample.value
+
+    def told(name, **labels):
+        return samples[name, tuple(sorted(labels.items()))]
+
+    call = {"operation": "embeddings", "model": "embeddings/small"}
+    pair = {"model": "embeddings/small", "backend": "huggingface"}
+    assert told("requests_total", **call, backend="local", outcome="ok") == 1
+    assert told("request_duration_seconds_count", **call, backend="local") == 1
+    limited = {"backend": "huggingface", "outcome": "rate_limited"}
+    assert told("attempts_total", **call, **limited) == 1
+    assert told("attempts_total", **call, backend="local", outcome="ok") == 1
+    fell = {"from_backend": "huggingface", "to_backend": "local", "reason": "rate_limited"}
+    assert told("fallbacks_total", model="embeddings/small", **fell) == 1
+    assert told("breaker_state", **pair) == 1
+    assert told("queue_depth", model="tiny/all-MiniLM-L6-v2") == 0
+    assert told("server_requests_in_progress") == 1
+    assert told("server_texts_waiting") == 7
+    assert told("server_refused_total") == 1
+
+
+def test_a_collector_may_ask_for_openmetrics(server):
+    asked = {"accept": "application/openmetrics-text; version=1.0.0"}
+    _, headers, text = server.ask("GET", "/metrics", headers=asked)
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert text.endswith("# EOF\n")
 
 
 def test_the_schema_of_huggingface_s_client_is_understood():
