@@ -27,7 +27,7 @@ NOT_TESTED = {
     "chat.md": 1,
     "cli.md": 2,
     "gguf.md": 2,
-    "migration.md": 2,
+    "migration.md": 3,
     "quickstart-app.md": 1,
     "quickstart-offline.md": 3,
     "remotes.md": 1,
