@@ -15,16 +15,23 @@ from hybrid_infer.testing import Reply
 PATIENCE_SECONDS = 60
 
 
-def chat_head(body):
+def ask_for_chat(client, body):
+    """Send a request's head, and its body once the server waits for it."""
     text = json.dumps(body).encode()
-    return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    client.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
     )
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sendall(text)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_stops_the_local_copy_within_a_step(server, monkeypatch, stream):
+@pytest.mark.parametrize(("stream", "most_held"), [(True, 65_536), (False, 65_536), (False, 1)])
+def test_a_client_that_leaves_stops_the_local_copy_within_a_step(
+    server, monkeypatch, stream, most_held
+):
+    # Above that the connection is not read from, until somebody takes the body.
+    monkeypatch.setattr("uvicorn.protocols.http.httptools_impl.HIGH_WATER_LIMIT", most_held)
     messages = [{"role": "user", "content": "Tell me about low latency."}]
     server.ask("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 1})
     taken, has_left, began, take = [], threading.Event(), threading.Event(), ChatJob.take
@@ -47,7 +54,7 @@ def test_a_client_that_leaves_stops_the_local_copy_within_a_step(server, monkeyp
     monkeypatch.setattr(ChatJob, "take", watched)
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as client:
         body = {"messages": messages, "max_tokens": 200, "temperature": 0, "stream": stream}
-        client.sendall(chat_head(body))
+        ask_for_chat(client, body)
         assert began.wait(PATIENCE_SECONDS)
     has_left.set()
     assert ended.wait(PATIENCE_SECONDS)  # the request is over while the model is still in its step
