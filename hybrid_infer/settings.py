@@ -34,7 +34,7 @@ class Bounds:
         return value <= self.at_most and (self.at_least is None or value >= self.at_least)
 
     def __str__(self) -> str:
-        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:g}"
+        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:,.15g}"
         joint = "and at most" if self.above is not None else "to"
         return f"{low} {joint} {self.at_most:,.15g}"
 
