@@ -69,10 +69,19 @@ def staged(hub, model_folder, pinned):
     return folder
 
 
+def git_blob_id(body):
+    return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+
+
+def is_large(name):
+    return name.endswith((".safetensors", ".bin", ".gguf"))
+
+
 class FakeHub:
     """A repository's tree and files as the Hub serves them, and what was asked of it.
 
-    `answer` replaces every reply by (status, headers).
+    `answer` replaces every reply by (status, headers), `sends` the bytes of a file but not what is
+    said of them.
     """
 
     def __init__(self, folder):
@@ -82,6 +91,7 @@ class FakeHub:
             if file.is_file()
         }
         self.answer = None
+        self.sends = {}
         self.requests = []
         self.url = ""
 
@@ -89,10 +99,7 @@ class FakeHub:
         if self.answer is not None:
             return (*self.answer, b"{}")
         if "/tree/" in path:
-            listed = [
-                {"type": "file", "path": name, "size": len(body), "oid": self.etag(name)}
-                for name, body in self.files.items()
-            ]
+            listed = [self.entry(name) for name in self.files]
             return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
         if "/revision/" in path:
             body = {"id": "org/model", "sha": REVISION, "siblings": []}
@@ -100,10 +107,23 @@ class FakeHub:
         name = path.partition("?")[0].partition(f"/resolve/{REVISION}/")[2]
         if name not in self.files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        return 200, {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": REVISION}, self.files[name]
+        return (
+            200,
+            {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": REVISION},
+            self.sends.get(name, self.files[name]),
+        )
+
+    def entry(self, name):
+        body = self.files[name]
+        found = {"type": "file", "path": name, "size": len(body), "oid": git_blob_id(body)}
+        if is_large(name):
+            found["lfs"] = {"oid": self.etag(name), "size": len(body), "pointerSize": 134}
+        return found
 
     def etag(self, name):
-        return hashlib.sha1(self.files[name], usedforsecurity=False).hexdigest()
+        """As the Hub: SHA-256 for what LFS keeps, git's own name for the rest."""
+        body = self.files[name]
+        return hashlib.sha256(body).hexdigest() if is_large(name) else git_blob_id(body)
 
     def fetched(self):
         return [
