@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.errors import InvalidRequestError, ModelIntegrityError, ModelNotAvailableError
 from hybrid_infer.registry.tiny import TINY_PREFIX
+from hybrid_infer.snapshots.fetching import (
+    Fetch,
+    convert_tails,
+    fetch_missing,
+    missing_of,
+    snapshot_path,
+)
 from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.gguf_header import gguf_header
 from hybrid_infer.snapshots.guards import guarded
-from hybrid_infer.snapshots.hub import HUB, asked, hub_url, token_for
-from hybrid_infer.snapshots.leftovers import (
-    downloaded_bytes,
-    remove_file,
-    remove_partial_downloads,
-)
-from hybrid_infer.snapshots.listing import (
-    HubFile,
-    HubListing,
-    as_locked,
-    check_room,
-    damaged,
-    free_bytes,
-    list_repository,
-)
-from hybrid_infer.snapshots.lock import LockedFile, check_agreement, locked_files, record
+from hybrid_infer.snapshots.hub import HUB, hub_url, token_for
+from hybrid_infer.snapshots.leftovers import downloaded_bytes
+from hybrid_infer.snapshots.listing import HubFile, HubListing, free_bytes, list_repository
+from hybrid_infer.snapshots.lock import LockedFile, check_agreement, locked_files
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.selection import is_allowed
-from hybrid_infer.snapshots.staging import stage, write_main
+from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.snapshots.verification import check_gguf, check_snapshot
 
 __all__ = ["PullPlan", "plan_pull", "pull", "stage"]
@@ -114,7 +108,10 @@ def pull(
         listing = list_repository(holder, url, token_for(url, token))
         wanted = _wanted(spec, listing)
         _check_listing(holder, listing.revision, wanted, strict=strict)
-        _fetch(holder, listing.revision, wanted, token_for(url, token), url, progress=progress)
+        fetch = Fetch(holder, listing.revision, token_for(url, token), url, progress)
+        fetch_missing(fetch, wanted)
+        if spec.gguf is None:
+            convert_tails(fetch, listing, strict=strict)
     return _found(spec, strict=strict)
 
 
@@ -138,7 +135,7 @@ def plan_pull(
     url = hub_url(holder.repo, endpoint)
     listing = list_repository(holder, url, token_for(url, token))
     wanted = _wanted(spec, listing)
-    missing = _missing(_folder(holder, listing.revision), wanted)
+    missing = missing_of(snapshot_path(holder, listing.revision), wanted)
     return PullPlan(
         spec.name,
         holder.repo,
@@ -201,77 +198,6 @@ def _check_listing(
             f"{spec.name}: models.lock does not list {unlisted[0]}, and strict fetches only what "
             "it lists"
         )
-
-
-def _fetch(
-    spec: ModelSpec,
-    revision: str,
-    wanted: Mapping[str, HubFile],
-    token: str | Literal[False],
-    url: str,
-    *,
-    progress: bool,
-) -> None:
-    folder = _folder(spec, revision)
-    remove_partial_downloads(spec.repo)
-    for name in damaged(folder, wanted):
-        remove_file(folder / name)  # or the Hub's client would take it as fetched
-    missing = _missing(folder, wanted)
-    check_room(hub_cache_dir(), sum(wanted[name].size for name in missing))
-    if missing:
-        asked(spec, lambda: _download(spec.repo, revision, missing, token, url, progress=progress))
-    wrong = damaged(folder, wanted)
-    for name in wrong:
-        remove_file(folder / name)
-    if wrong:
-        raise ModelIntegrityError(
-            f"{wrong[0]} of {spec.repo} arrived with other contents than the Hub lists; try again"
-        )
-    record(spec.repo, revision, as_locked(folder, wanted))
-    if spec.revision is None:
-        write_main(folder.parent.parent, revision)
-
-
-def _folder(spec: ModelSpec, revision: str) -> Path:
-    return repo_folder(spec.repo, hub_cache_dir()) / "snapshots" / revision
-
-
-def _missing(folder: Path, wanted: Mapping[str, HubFile]) -> list[str]:
-    return sorted(name for name in wanted if not (folder / name).is_file())
-
-
-def _download(
-    repo: str,
-    revision: str,
-    names: list[str],
-    token: str | Literal[False],
-    url: str,
-    *,
-    progress: bool,
-) -> None:
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(
-        repo,
-        revision=revision,
-        cache_dir=hub_cache_dir(),
-        token=token,
-        endpoint=url,
-        allow_patterns=[glob.escape(name) for name in names],
-        tqdm_class=None if progress else _silent_bar(),
-    )
-
-
-def _silent_bar() -> Any:
-    """A progress bar that never shows; switching the Hub's bars off would do so for everyone."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    visible: Any = tqdm
-
-    def start(bar: Any, *args: Any, **options: Any) -> None:
-        visible.__init__(bar, *args, **{**options, "disable": True})
-
-    return type("SilentBar", (visible,), {"__init__": start})
 
 
 def _found(spec: ModelSpec, *, strict: bool) -> Path:

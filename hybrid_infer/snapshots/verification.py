@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
@@ -133,12 +134,18 @@ def differing(folder: Path, files: Files) -> list[str]:
     return wrong
 
 
-def measured(folder: Path) -> dict[str, LockedFile]:
-    """Size and hash of every file of a snapshot that a loader may read.
+def measured(folder: Path, names: Iterable[str] | None = None) -> dict[str, LockedFile]:
+    """Size and hash of files of a snapshot.
+
+    Args:
+        folder: where it is.
+        names: which; None: every one that a loader may read.
 
     Raises:
         ModelIntegrityError: one cannot be read.
     """
-    paths = {file.as_posix(): folder / file for file in allowed_files(folder)}
+    if names is None:
+        names = [file.as_posix() for file in allowed_files(folder)]
+    paths = {name: folder / name for name in names}
     digests = digests_of(paths.values())
     return {name: LockedFile(path.stat().st_size, digests[path]) for name, path in paths.items()}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -133,9 +134,9 @@ class FakeHub:
         ]
 
 
-@pytest.fixture
-def fake_hub(model_folder):
-    state = FakeHub(model_folder)
+@contextmanager
+def served(folder):
+    state = FakeHub(folder)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -159,7 +160,21 @@ def fake_hub(model_folder):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def serve_hub():
+    """Serves the files of a folder as the Hub does."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(served(folder))
+
+
+@pytest.fixture
+def fake_hub(serve_hub, model_folder):
+    return serve_hub(model_folder)

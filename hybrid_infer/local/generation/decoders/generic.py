@@ -12,6 +12,7 @@ from torch import Tensor
 from hybrid_infer.errors import InsufficientMemoryError
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
+from hybrid_infer.local.shipped import check_shipped
 
 
 class Generic:
@@ -27,6 +28,7 @@ class Generic:
 
     def __init__(self, path: Path, placement: Placement) -> None:
         self.device = torch.device(placement.device)
+        check_shipped(path)
         with quiet_loading():
             from transformers import AutoModelForCausalLM
 
