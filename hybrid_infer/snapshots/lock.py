@@ -35,6 +35,7 @@ from hybrid_infer.snapshots.guards import guarded
 
 PACKAGED = Path(__file__).with_name("models.lock")
 LOCK_NAME = "models.lock"
+GUARD_NAME = ".models.lock.guard"
 VERSION = 1
 MAX_LOCK_BYTES = 16 * 1024 * 1024
 MAX_FILE_BYTES = 2**50
@@ -107,7 +108,7 @@ def record_all(entries: Mapping[tuple[str, str], Files]) -> None:
         LocalEngineError: as `record`.
     """
     path = user_lock()
-    with guarded(path.with_name(f".{LOCK_NAME}.guard")):
+    with guarded(path.with_name(GUARD_NAME)):
         locked = read_lock(path)
         before = format_lock(locked)
         for (repo, revision), files in entries.items():
@@ -244,8 +245,11 @@ def format_lock(locked: Mapping[tuple[str, str], Files]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{LOCK_NAME}.{uuid.uuid4().hex}")
+    """Replace a lock whose guard is held."""
+    draft = path.with_name(f".{LOCK_NAME}.{uuid.uuid4().hex}.draft")
     try:
+        for left in path.parent.glob(f".{LOCK_NAME}.*.draft"):  # by a writer that was killed
+            left.unlink(missing_ok=True)
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
