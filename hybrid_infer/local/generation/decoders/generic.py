@@ -32,7 +32,7 @@ class Generic:
         with quiet_loading():
             from transformers import AutoModelForCausalLM
 
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615
                 str(path),
                 dtype=getattr(torch, placement.dtype),
                 local_files_only=True,
