@@ -136,6 +136,18 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """What a local copy must prove before it is loaded.
+
+    Attributes:
+        strict: whether a model that is not pinned to a commit, or whose files models.lock does not
+            list, is refused; a listed file must have its hash in any case.
+    """
+
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """What ``hybrid-infer serve`` accepts from a client.
 
@@ -176,12 +188,13 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of a client, and of the server around it, in five groups."""
+    """Every setting of a client, and of the server around it, in six groups."""
 
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
 
 
@@ -190,6 +203,7 @@ SETTING_GROUPS: dict[str, type] = {
     "embedding": EmbeddingSettings,
     "generation": GenerationSettings,
     "memory": MemorySettings,
+    "trust": TrustSettings,
     "server": ServerSettings,
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.events import Observer, ignore
-from hybrid_infer.local.copies import find_copy
+from hybrid_infer.local.copies import check_copy, find_copy
 from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
@@ -53,7 +53,7 @@ def load_engine(
 
     Raises:
         ModelNotDownloadedError: it is not on this machine.
-        ModelIntegrityError: its files are damaged or disagree with models.yaml.
+        ModelIntegrityError: its files are damaged, or disagree with models.yaml or models.lock.
         InsufficientMemoryError: it does not fit.
         ConfigError: the device is not here, the dtype is forbidden for this model, or its file is
             quantised and that is not allowed.
@@ -64,6 +64,7 @@ def load_engine(
         now = situation_of(spec, facts, device=device, dtype=dtype, settings=settings)
         return place(replace(now, claims=tuple(claims), gone=tuple(gone)))
 
+    check_copy(spec, path, strict=settings.trust.strict)
     loading.enter("placing")
     placement = loading.place(decide)
     loading.enter("loading")

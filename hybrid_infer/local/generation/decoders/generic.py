@@ -14,6 +14,7 @@ from hybrid_infer.errors import InsufficientMemoryError
 from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
+from hybrid_infer.local.shipped import check_shipped
 
 
 class Generic:
@@ -29,10 +30,11 @@ class Generic:
 
     def __init__(self, path: Path, placement: Placement) -> None:
         self.device = torch.device(placement.device)
+        check_shipped(path)
         with quiet_loading():
             from transformers import AutoModelForCausalLM
 
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615
                 str(path),
                 dtype=getattr(torch, placement.dtype),
                 local_files_only=True,
