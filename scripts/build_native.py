@@ -14,9 +14,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -24,8 +23,7 @@ SOURCES = Path("hybrid_infer", "local", "native")
 COMMON_FLAGS = ("-O3", "-fPIC", "-Wall", "-Wextra")
 
 
-@dataclass(frozen=True)
-class Library:
+class Library(NamedTuple):  # no dataclass: hatchling's loader does not register this module
     """What is compiled into one file, and how."""
 
     name: str
