@@ -71,8 +71,10 @@ class Ours:
     def __init__(self, folder: Path, dtype: str, device: str = "cpu") -> None:
         from concurrent.futures import ThreadPoolExecutor
 
+        from hybrid_infer.datatypes.deadline import Deadline
         from hybrid_infer.datatypes.models import ModelSpec
         from hybrid_infer.datatypes.replies import Provenance
+        from hybrid_infer.datatypes.requests import EmbedRequest
         from hybrid_infer.local.embedding.encoders import load_encoder
         from hybrid_infer.local.embedding.engine import EmbeddingEngine
         from hybrid_infer.local.embedding.lanes import lane_threads
@@ -82,6 +84,7 @@ class Ours:
         from hybrid_infer.local.placement import VALUE_BYTES, Placement
         from hybrid_infer.snapshots.facts import snapshot_facts
 
+        self._request, self._deadline = EmbedRequest, Deadline
         facts = snapshot_facts(folder)
         self.tokenizer = TextTokenizer(folder, facts.max_seq_length, facts.prompt)
         with ThreadPoolExecutor(1) as loader:
@@ -100,13 +103,8 @@ class Ours:
 
     def embed(self, texts: list[str]) -> Any:
         """Vectors of `texts`."""
-        from hybrid_infer.datatypes.deadline import Deadline
-        from hybrid_infer.datatypes.requests import EmbedRequest
-        from hybrid_infer.local.waiting import wait
-
-        deadline = Deadline(3600)
-        job = self.engine.submit(EmbedRequest(self.spec, tuple(texts)), deadline)
-        return wait(job.future, deadline, job.abandon).vectors
+        request = self._request(self.spec, tuple(texts))
+        return self.engine.embed(request, self._deadline(3600)).vectors
 
 
 class Bare(Ours):

@@ -18,7 +18,7 @@ from hybrid_infer.local.copies import CopyStatus
 from hybrid_infer.local.engines import Engines
 from hybrid_infer.local.generation.options import honoured_options, unsupported_option
 from hybrid_infer.local.placement import Placement
-from hybrid_infer.local.waiting import wait, wait_async
+from hybrid_infer.local.waiting import wait_async
 from hybrid_infer.routing.policy import unsupported_locally
 from hybrid_infer.routing.targets import Exclusion, Readiness, Reply
 from hybrid_infer.settings import Settings
@@ -94,8 +94,7 @@ class LocalBackend:
         """
         with self._engines.lease(request.spec, deadline) as engine:
             if isinstance(request, EmbedRequest):
-                job = cast("EmbeddingEngine", engine).submit(request, deadline)
-                return wait(job.future, deadline, job.abandon)
+                return cast("EmbeddingEngine", engine).embed(request, deadline)
             from hybrid_infer.local.generation.consuming import LocalStream, collect
 
             chat = cast("ChatEngine", engine)

@@ -25,12 +25,19 @@ def local_errors(activity: str) -> Iterator[None]:
         yield
     except HybridInferError:
         raise
-    except MemoryError:
-        raise InsufficientMemoryError(f"{activity} ran out of memory") from None
     except Exception as error:  # any fault of the engine must reach the caller, typed
-        if _is_out_of_memory(error):
-            raise InsufficientMemoryError(f"{activity} ran out of memory: {error}") from error
-        raise LocalEngineError(f"{activity} failed: {type(error).__name__}: {error}") from error
+        raise as_local_error(activity, error) from error
+
+
+def as_local_error(activity: str, error: Exception) -> HybridInferError:
+    """What computing has raised, as one of our own; its cause is for the caller to set."""
+    if isinstance(error, HybridInferError):
+        return error
+    if isinstance(error, MemoryError):
+        return InsufficientMemoryError(f"{activity} ran out of memory")
+    if _is_out_of_memory(error):
+        return InsufficientMemoryError(f"{activity} ran out of memory: {error}")
+    return LocalEngineError(f"{activity} failed: {type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -32,7 +32,9 @@ PATIENCE_SECONDS = 20.0
 
 
 class Breakable:
-    """The real encoder, and what happens before each of its batches."""
+    """The real encoder, and what happens before each of its batches: which may take for ever."""
+
+    direct = None
 
     def __init__(self, encoder):
         self._encoder = encoder

@@ -39,23 +39,26 @@ class _Queue(Generic[OwnerT]):
         self.bulks: deque[list[Entry[OwnerT]]] = deque()
         self.tokens = 0
 
-    def add(self, entries: list[Entry[OwnerT]]) -> None:
+    def add(self, entries: list[Entry[OwnerT]]) -> int:
+        """Add a bulk; its tokens."""
         entries.sort(key=_LENGTH, reverse=True)
         entries.reverse()  # a list is taken from at its end
         self.bulks.append(entries)
-        self.tokens += sum(map(_LENGTH, entries))
+        tokens: int = sum(map(_LENGTH, entries))
+        self.tokens += tokens
+        return tokens
 
     def peek(self) -> Entry[OwnerT]:
         return self.bulks[0][-1]
 
-    def take(self, count: int) -> list[Entry[OwnerT]]:
-        """The first `count` of the first bulk."""
+    def take(self, count: int, tokens: int) -> list[Entry[OwnerT]]:
+        """The first `count` of the first bulk, which have so many tokens."""
         bulk = self.bulks[0]
         taken = bulk[: -count - 1 : -1]
         del bulk[-count:]
         if not bulk:
             self.bulks.popleft()
-        self.tokens -= sum(map(_LENGTH, taken))
+        self.tokens -= tokens
         return taken
 
 
@@ -69,18 +72,18 @@ class Window(Generic[OwnerT]):
     What goes together: an owner adds its sequences in bulks, and a bulk is taken from its longest
     sequence down, so neighbours in a batch have similar lengths. A bulk never overtakes an earlier
     one of its owner, so short sequences do not wait for ever behind longer ones that keep coming.
+
+    Attributes:
+        tokens: tokens that wait.
     """
 
     def __init__(self) -> None:
         self._queues: dict[OwnerT, _Queue[OwnerT]] = {}  # in the order of the rotation
+        self._num_waiting = 0
+        self.tokens = 0
 
     def __len__(self) -> int:
-        return sum(len(bulk) for queue in self._queues.values() for bulk in queue.bulks)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that wait."""
-        return sum(queue.tokens for queue in self._queues.values())
+        return self._num_waiting
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -100,11 +103,15 @@ class Window(Generic[OwnerT]):
         """
         entries = [Entry(owner, index, length) for index, length in lengths]
         if entries:
-            self._queues.setdefault(owner, _Queue(kind)).add(entries)
+            self._num_waiting += len(entries)
+            self.tokens += self._queues.setdefault(owner, _Queue(kind)).add(entries)
 
     def discard(self, owner: OwnerT) -> None:
         """Forget an owner's sequences; they will never be in a batch."""
-        self._queues.pop(owner, None)
+        queue = self._queues.pop(owner, None)
+        if queue is not None:
+            self._num_waiting -= sum(map(len, queue.bulks))
+            self.tokens -= queue.tokens
 
     def take(
         self,
@@ -149,8 +156,10 @@ class Window(Generic[OwnerT]):
             count, tokens = batch.room_for(reversed(bulk), limit - taken, is_first=not taken)
             is_whole = count == len(bulk)
             if count:
-                batch.add(queue.take(count), tokens)
+                batch.add(queue.take(count, tokens), tokens)
                 taken += tokens
+                self._num_waiting -= count
+                self.tokens -= tokens
             if not is_whole:
                 break
         if queue.bulks:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
-from hybrid_infer.datatypes.replies import Provenance
+from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import HybridInferError, LocalEngineError
 from hybrid_infer.events import BatchComputed, Observer, ignore
-from hybrid_infer.local.embedding.encoders import Encoder
-from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.runner import BatchRunner
-from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, Lengths, Scheduler
+from hybrid_infer.local.embedding.encoders import Direct, Encoder
+from hybrid_infer.local.embedding.job import EmbedJob, tokenize_jobs
+from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
+from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, Scheduler
+from hybrid_infer.local.embedding.texts import Lengths, RequestTexts
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer
-from hybrid_infer.local.translation import local_errors
+from hybrid_infer.local.translation import as_local_error
+from hybrid_infer.local.waiting import too_late, wait
 
 # Up to here a request is tokenised by its caller: it takes less than the hop to another thread.
 INLINE_TEXTS = 8
@@ -36,6 +40,9 @@ class EmbeddingEngine:
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
         on_event: told of each batch, on the thread that computed it.
+
+    A blocking caller of a short text that finds the engine idle computes it itself, if the encoder
+    says that this cannot hang: handing it to another thread and back takes a third of its time.
     """
 
     def __init__(
@@ -53,6 +60,14 @@ class EmbeddingEngine:
     ) -> None:
         self._tokenizer = tokenizer
         self.provenance = provenance
+        self._clock = clock
+        self._on_batch = (
+            None
+            if on_event is ignore
+            else lambda *facts: on_event(BatchComputed(provenance.model, *facts))
+        )
+        self._direct = encoder.direct
+        self._computes_here = threading.Lock()
         self._scheduler = Scheduler(
             f"hybrid-infer-embed-{provenance.model}",
             [
@@ -62,14 +77,12 @@ class EmbeddingEngine:
                     for threads in lane_threads
                 ),
             ],
-            self._tokenize,
+            partial(tokenize_jobs, tokenizer),
             fills_batches=None in lane_threads,
             max_texts=max_texts,
             max_tokens=max_tokens,
             clock=clock,
-            on_batch=None
-            if on_event is ignore
-            else lambda *facts: on_event(BatchComputed(provenance.model, *facts)),
+            on_batch=self._on_batch,
         )
 
     @property
@@ -80,7 +93,30 @@ class EmbeddingEngine:
     @property
     def is_busy(self) -> bool:
         """Whether a request is being computed, or waits."""
-        return self._scheduler.is_busy
+        return self._scheduler.is_busy or self._computes_here.locked()
+
+    def embed(self, request: EmbedRequest, deadline: Deadline) -> EmbedReply:
+        """The reply to a request; the calling thread waits for it, or computes it.
+
+        Raises:
+            HybridInferError: see `submit`, or what failed.
+        """
+        texts = RequestTexts(request)
+        lengths = self._tokenized_here(texts)
+        if (
+            lengths is not None
+            and self._direct is not None
+            and texts.num_tokens <= self._direct.most_tokens
+            and self._scheduler.is_idle
+            and self._computes_here.acquire(blocking=False)
+        ):
+            try:
+                return self._computed_here(self._direct, texts, lengths, deadline)
+            finally:
+                self._computes_here.release()
+        job = EmbedJob(texts, deadline, self.provenance)
+        self._scheduler.submit(job, lengths)
+        return wait(job.future, deadline, job.abandon)
 
     def submit(self, request: EmbedRequest, deadline: Deadline) -> EmbedJob:
         """Queue a request; its job's future gets the reply.
@@ -89,24 +125,49 @@ class EmbeddingEngine:
             OverloadedError: the queue is full.
             EngineClosedError: the engine is closed.
         """
-        job = EmbedJob(request, deadline, self.provenance)
-        if not job.num_texts:
-            job.fail(LocalEngineError("there was nothing to embed"))
-            return job
-        lengths: Lengths | None = None
-        if job.num_texts <= INLINE_TEXTS and job.num_characters <= INLINE_CHARACTERS:
-            try:
-                lengths = self._tokenize(job)
-            except HybridInferError as error:
-                job.fail(error)
-                return job
-            job.num_tokens = sum(length for _, length in lengths)
-        self._scheduler.submit(job, lengths)
+        texts = RequestTexts(request)
+        job = EmbedJob(texts, deadline, self.provenance)
+        try:
+            lengths = self._tokenized_here(texts)
+        except HybridInferError as error:
+            job.fail(error)
+        else:
+            self._scheduler.submit(job, lengths)
         return job
 
-    def _tokenize(self, job: EmbedJob) -> Lengths:
-        with local_errors("tokenising"):
-            return job.tokenize(self._tokenizer)
+    def _tokenized_here(self, texts: RequestTexts) -> Lengths | None:
+        """The sequences of a request, if it is best tokenised by the calling thread."""
+        if not texts.num_texts:
+            raise LocalEngineError("there was nothing to embed")
+        is_short = texts.num_texts <= INLINE_TEXTS and texts.num_characters <= INLINE_CHARACTERS
+        if not is_short or self._scheduler.is_crowded:
+            return None
+        try:
+            lengths = texts.tokenize(self._tokenizer)
+        except Exception as error:
+            raise as_local_error("tokenising", error) from error
+        texts.num_tokens = sum(length for _, length in lengths)
+        return lengths
+
+    def _computed_here(
+        self, direct: Direct, texts: RequestTexts, lengths: Lengths, deadline: Deadline
+    ) -> EmbedReply:
+        if deadline.expired():
+            raise too_late(deadline)
+        started = self._clock()
+        try:
+            rows = direct(
+                [texts.tokens(index) for index in range(len(lengths))],
+                normalize=texts.request.normalize,
+            )
+        except Exception as error:  # any fault of the kernels must reach the caller, typed
+            raise as_local_error("embedding", error) from error
+        if rows is None:
+            raise not_a_number(self.provenance)
+        deadline.renew()
+        if self._on_batch is not None:
+            self._on_batch(len(lengths), texts.num_tokens, self._clock() - started, 0)
+        return texts.reply(rows, self.provenance)
 
     def close(self) -> None:
         """Refuse what waits; the running batch ends on its own."""

@@ -13,6 +13,7 @@ from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.job import EmbedJob
 
 LANES = 2
+LEAST_TOKENS = 512  # with fewer, reading the weights takes too much of a batch's time
 
 
 class Runner(Protocol):
@@ -54,6 +55,20 @@ def lane_threads(device: str) -> tuple[int | None, ...]:
 
     threads = torch.get_num_threads() // LANES
     return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()
+
+
+def share_of(waiting: int, idle: int, lanes: int) -> int:
+    """The tokens that a lane takes of those that wait, so that others find some too.
+
+    While others compute, what they do not find is what their own callers will ask next.
+
+    Args:
+        waiting: tokens that wait.
+        idle: lanes that do not compute, this one among them.
+        lanes: all of them.
+    """
+    share = -(-waiting // lanes)
+    return share if idle == lanes else max(share, LEAST_TOKENS)
 
 
 def set_own_threads(number: int) -> None:

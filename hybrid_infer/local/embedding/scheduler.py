@@ -11,11 +11,12 @@ from functools import partial
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
-from hybrid_infer.errors import EngineClosedError, HybridInferError, OverloadedError
-from hybrid_infer.local.embedding.admission import Admission, Claim
+from hybrid_infer.errors import EngineClosedError, OverloadedError
 from hybrid_infer.local.embedding.batching import Entry, Window
 from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.lanes import Lane, Runner
+from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Runner, share_of
+from hybrid_infer.local.embedding.live import Live
+from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths
 from hybrid_infer.local.supervision import (
     STUCK_SECONDS,
     Crew,
@@ -30,10 +31,9 @@ MAX_TOKENS = 16_777_216
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
 MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the core; none waits
+CROWD = 8  # requests
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
-
-Lengths = list[tuple[int, int]]
 
 
 class Scheduler:
@@ -56,7 +56,7 @@ class Scheduler:
         fills_batches: whether a lane waits for a full batch while another lane computes and more is
             being tokenised, instead of taking its share of what there is at once. So it is on a GPU,
             which a full batch uses better than several small ones do.
-        tokenize: tokenises the next slice of a request.
+        tokenize: tokenises the next slice of each of several requests.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
@@ -67,7 +67,7 @@ class Scheduler:
         self,
         name: str,
         runners: Sequence[Runner],
-        tokenize: Callable[[EmbedJob], Lengths],
+        tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Lengths]]],
         *,
         fills_batches: bool = False,
         max_texts: int = MAX_TEXTS,
@@ -87,10 +87,7 @@ class Scheduler:
         self._can_tokenize = self._condition()
         self._window: Window[EmbedJob] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
-        # Every job that has no answer, by its future: a callback that knew the job itself would
-        # keep its array alive in a cycle.
-        self._live: dict[Future[EmbedReply], tuple[EmbedJob, Claim]] = {}
-        self._admission = Admission(max_texts, max_tokens)
+        self._live = Live(max_texts, max_tokens)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
         self._watchdog = Watchdog(clock)
         self._crew = Crew(name, self._bury)
@@ -111,6 +108,16 @@ class Scheduler:
         """Whether any request has no answer yet."""
         return bool(self._live)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many requests wait that they are better tokenised together."""
+        return len(self._live) >= CROWD
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a request would be the only one; may be outdated when it is read."""
+        return not self._live and not self.is_closed
+
     def submit(self, job: EmbedJob, lengths: Lengths | None) -> None:
         """Put a request in the queue.
 
@@ -130,13 +137,13 @@ class Scheduler:
                 raise EngineClosedError("the local engine is closed")
             self._refuse_if_stuck()
             self._ensure_threads(needs_tokens=lengths is None)
-            claim = self._admission.admit(job.num_texts, job.num_tokens)
-            self._live[job.future] = (job, claim)
+            self._live.admit(job)
             if lengths is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
             else:
-                self._add(job, lengths)
+                self._window.add(job, job.texts.request.normalize, lengths)
+                self._wake()
         job.future.add_done_callback(self._leave)
 
     def _refuse_if_stuck(self) -> None:
@@ -153,8 +160,8 @@ class Scheduler:
         if needs_tokens:
             self._crew.ensure("tokenize", self._tokenize_next)
 
-    def _add(self, job: EmbedJob, lengths: Lengths) -> None:
-        self._window.add(job, job.request.normalize, lengths)
+    def _wake(self) -> None:
+        """Wake a lane that may have a turn."""
         if any(lane.is_busy for lane in self._shares):
             self._can_share.notify()
         else:
@@ -165,10 +172,10 @@ class Scheduler:
         if self._owner != os.getpid():
             return
         with self._lock:
-            job, claim = self._live.pop(future)
+            job = self._live.leave(future)
             self._window.discard(job)
-            self._untokenized.pop(job, None)
-            self._admission.release_all(claim)
+            if self._untokenized.pop(job, job) is None:
+                self._wake()  # a lane may have waited for its tokens
 
     # The compute threads ---------------------------------------------------------------------
 
@@ -192,15 +199,19 @@ class Scheduler:
         for job in late:
             job.fail(too_late(job.deadline))
         if batch:
-            lane.runner.run(batch, normalize=batch[0].owner.request.normalize)
+            lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
             self._computed(lane, batch)
-            callers = len({entry.owner for entry in batch})
-            if lane is not self._whole and callers > 1:
-                # Those just answered often ask again at once: the next batch is theirs too if
-                # they run now, and they do not take a core from another lane's batch.
-                for _ in range(min(callers, MAX_YIELDS)):
-                    time.sleep(0)
+            if lane is not self._whole:
+                self._let_callers_ask(len({entry.owner for entry in batch}))
         return True
+
+    def _let_callers_ask(self, callers: int) -> None:
+        """Those just answered often ask again at once: if little waits, the next batch is theirs too."""
+        for _ in range(min(callers - 1, MAX_YIELDS)):
+            with self._lock:
+                if self._untokenized or self._window.tokens >= LEAST_TOKENS:
+                    return
+            time.sleep(0)
 
     def _take(self, lane: Lane, late: list[EmbedJob]) -> list[Entry[EmbedJob]]:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
@@ -219,76 +230,73 @@ class Scheduler:
             if self._window and not self._whole.is_busy:
                 (self._whole.can_start if is_alone else self._can_share).notify()
             return []
-        budget = lane.runner.token_budget
-        if self._fills_batches:
-            if idle < len(self._shares) and self._window.tokens < budget and self._is_tokenizing:
-                return []
-        elif not is_alone:
-            budget = min(budget, -(-self._window.tokens // idle))
+        budget, waiting = lane.runner.token_budget, self._window.tokens
+        wants_full = self._fills_batches and idle < len(self._shares)
+        if waiting < (budget if wants_full else min(budget, LEAST_TOKENS)) and (
+            self._untokenized or "tokenize" in self._busy_with
+        ):
+            return []  # more comes at once, and wakes a lane
+        if not is_alone and not self._fills_batches:
+            budget = min(budget, share_of(waiting, idle, len(self._shares)))
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
         if self._window and not is_alone:
             self._can_share.notify()
         return batch
 
-    @property
-    def _is_tokenizing(self) -> bool:
-        return bool(self._untokenized) or "tokenize" in self._busy_with
-
     def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
-        tokens = sum(entry.length for entry in batch)
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
             seconds = self._watchdog.end(lane.task)
             waiting = len(self._window)
-            self._admission.measured(tokens, seconds)
-            for entry in batch:
-                live = self._live.get(entry.owner.future)
-                if live is not None:
-                    self._admission.release(live[1], 1, entry.length)
+            tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:
             self._on_batch(len(batch), tokens, seconds, waiting)
 
     # The tokenising thread -------------------------------------------------------------------
 
     def _tokenize_next(self) -> bool:
-        """Wait for a request that runs out of tokens and tokenise a slice of it; False once closed."""
+        """Wait for requests that run out of tokens and tokenise a slice of each; False once closed."""
         with self._lock:
-            while (job := self._hungry()) is None and not self._is_closed:
+            while not (jobs := self._hungry()) and not self._is_closed:
                 self._can_tokenize.wait()
-            if job is None or self._is_closed:
+            if self._is_closed:
                 return False
-            del self._untokenized[job]
-            self._busy_with["tokenize"] = [job]
-        lengths: Lengths = []
-        if job.deadline.expired():
-            job.fail(too_late(job.deadline))
-        elif not job.is_done:
-            try:
-                lengths = self._tokenize(job)
-            except HybridInferError as error:
-                job.fail(error)
+            for job in jobs:
+                del self._untokenized[job]
+            self._busy_with["tokenize"] = jobs
+        for job in jobs:
+            if job.deadline.expired():
+                job.fail(too_late(job.deadline))
+        wanted = [job for job in jobs if not job.is_done]
+        done = self._tokenize(wanted) if wanted else []
         with self._lock:
             self._busy_with.pop("tokenize", None)
-            if not job.is_done:
-                if not job.is_tokenized:
-                    self._untokenized[job] = None
-                self._add(job, lengths)
-            elif self._window:
-                self._can_share.notify()  # who waited for more
+            for job, lengths in done:
+                if not job.is_done:
+                    self._window.add(job, job.texts.request.normalize, lengths)
+                    if not job.texts.is_tokenized:
+                        self._untokenized[job] = None
+            self._wake()
         return True
 
-    def _hungry(self) -> EmbedJob | None:
-        """The next request that is not tokenised far enough ahead."""
+    def _hungry(self) -> list[EmbedJob]:
+        """Requests that are not tokenised far enough ahead: all that are short, or the next long one."""
         if not self._untokenized:
-            return None
+            return []
         lanes = self._shares or [self._whole]
         budget = sum(lane.runner.token_budget for lane in lanes)
         ahead = BUDGETS_AHEAD * budget // len(self._untokenized)
+        jobs: list[EmbedJob] = []
+        characters = 0
         for job in self._untokenized:
-            if self._window.tokens_of(job) <= ahead:
-                return job
-        return None
+            if self._window.tokens_of(job) > ahead:
+                continue
+            characters += job.texts.num_characters
+            if jobs and characters > CHARACTERS_PER_SLICE:
+                break
+            jobs.append(job)
+        return jobs
 
     # Ending ----------------------------------------------------------------------------------
 
@@ -301,6 +309,7 @@ class Scheduler:
             for lane in (self._whole, *self._shares):
                 if lane.task == task:
                     lane.is_busy = lane.is_prepared = False
+            self._wake()
             is_spent = isinstance(error, EngineClosedError) or not self._restarts.allows_one_more()
             if is_spent or not (self._is_closed or self._crew.replace(task)):
                 victims = self._refuse()
@@ -312,7 +321,7 @@ class Scheduler:
         self._is_closed = True
         for condition in (self._whole.can_start, self._can_share, self._can_tokenize):
             condition.notify_all()
-        return [job for job, _ in self._live.values()]
+        return self._live.jobs
 
     def close(self) -> None:
         """Answer everyone at once; the running batch ends on its own."""

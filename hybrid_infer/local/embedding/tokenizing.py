@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from hybrid_infer.snapshots.reading import read_optional
 ALONE_CHARACTERS = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedTexts:
+class TokenizedTexts(NamedTuple):
     """Token ids of each text, special tokens included, and which texts were cut to fit."""
 
     ids: list[NDArray[np.int32]]
@@ -82,9 +81,10 @@ class TextTokenizer:
 
     def _tokenized_by_rust(self, texts: Sequence[str]) -> TokenizedTexts:
         if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
-            encodings = [self._tokenizer.encode(texts[0])]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encoding = self._tokenizer.encode(texts[0])
+            ids = np.array(encoding.ids, np.int32)
+            return TokenizedTexts([ids], [bool(encoding.overflowing)])
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
             [np.array(encoding.ids, np.int32) for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],

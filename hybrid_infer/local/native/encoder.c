@@ -282,6 +282,14 @@ static void mean_row(const bf16 *x, int64_t length, int64_t width, float *out)
     }
 }
 
+static int is_finite(const float *row, int64_t width)
+{
+    __m512 zeros = _mm512_setzero_ps(); /* and NaN where a value is not finite */
+    for (int64_t at = 0; at < width; at += 16)
+        zeros = _mm512_fmadd_ps(_mm512_loadu_ps(row + at), _mm512_setzero_ps(), zeros);
+    return _mm512_reduce_add_ps(zeros) == 0.0f;
+}
+
 static void make_unit(float *row, int64_t width)
 {
     __m512 squares = _mm512_setzero_ps();
@@ -293,12 +301,14 @@ static void make_unit(float *row, int64_t width)
         _mm512_storeu_ps(row + at, _mm512_div_ps(_mm512_loadu_ps(row + at), divisor));
 }
 
-/* The rows of a block become what was asked for; each thread of a team takes every so many sequences. */
-static void give(const struct encoder *model, const struct room *room, const int64_t *lengths,
+/* The rows of a block become what was asked for; each thread of a team takes every so many sequences. Whether
+ * all that it made is finite, which of rows is not asked. */
+static int give(const struct encoder *model, const struct room *room, const int64_t *lengths,
                  int64_t num_sequences, int outcome, char *out)
 {
     const int64_t width = model->width, own = omp_get_thread_num(), team = omp_get_num_threads();
     const bf16 *x = room->x;
+    int all_finite = 1;
     for (int64_t number = 0; number < num_sequences; x += lengths[number++] * width) {
         if (number % team != own)
             continue;
@@ -311,11 +321,13 @@ static void give(const struct encoder *model, const struct room *room, const int
         mean_row(x, lengths[number], width, row);
         if (outcome == UNIT_MEANS)
             make_unit(row, width);
+        all_finite &= is_finite(row, width);
     }
+    return all_finite;
 }
 
-/* One block of whole sequences, by every thread of a team together. */
-static void encode_block(const struct encoder *model, const struct room *room, const int32_t *ids,
+/* One block of whole sequences, by every thread of a team together; see `give`. */
+static int encode_block(const struct encoder *model, const struct room *room, const int32_t *ids,
                          const int64_t *lengths, int64_t num_sequences, int64_t rows, int outcome, char *out)
 {
     const int64_t width = model->width, chunk = model->chunk;
@@ -338,7 +350,7 @@ static void encode_block(const struct encoder *model, const struct room *room, c
         add_and_norm(model, room, rows, layer->down_bias, &layer->output_norm);
     }
     _tile_release();
-    give(model, room, lengths, num_sequences, outcome, out);
+    return give(model, room, lengths, num_sequences, outcome, out);
 }
 
 static int64_t part_width(const struct encoder *model)
@@ -369,7 +381,10 @@ static struct room divide_room(const struct encoder *model, int64_t rows, int64_
     return room;
 }
 
-/* Encode packed sequences; 0 if a token or its position is in no table, or a sequence is too long.
+/* What `encode` says: a token or its position is in no table, or a sequence too long; a mean is not finite. */
+enum { DONE, NOT_IN_TABLES, NOT_FINITE };
+
+/* Encode packed sequences.
  *
  * ids: of each token; lengths: of each sequence; block_rows: rows that go through the layers together, unless
  * one sequence alone has more; bytes: see encoder_room, for room_rows, the larger of block_rows and the longest
@@ -381,24 +396,25 @@ int encode(const struct encoder *model, const int32_t *ids, const int64_t *lengt
 {
     const int64_t row_bytes = model->width * (int64_t)(outcome == ROWS ? sizeof(bf16) : sizeof(float));
     const struct room room = divide_room(model, room_rows, room_threads, bytes);
+    int all_finite = 1;
     for (int64_t first = 0; first < num_sequences;) {
         int64_t rows = 0, last = first;
         while (last < num_sequences && (last == first || rows + lengths[last] <= block_rows)) {
             if (lengths[last] > model->span || !find_positions(model, ids + rows, lengths[last], room.positions + rows))
-                return 0;
+                return NOT_IN_TABLES;
             rows += lengths[last++];
         }
         if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-            encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
+#pragma omp parallel num_threads(threads) reduction(& : all_finite)
+            all_finite &= encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
         } else { /* no thread but the caller's, and nothing that could wait */
-            encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
+            all_finite &= encode_block(model, &room, ids, lengths + first, last - first, rows, outcome, out);
         }
         ids += rows;
         out += (outcome == ROWS ? rows : last - first) * row_bytes;
         first = last;
     }
-    return 1;
+    return all_finite ? DONE : NOT_FINITE;
 }
 
 /* The mean of each sequence's rows: x (tokens, width), out (sequences, width). */

@@ -17,15 +17,32 @@ if TYPE_CHECKING:
 TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
 
 
+class Direct(Protocol):
+    """Computes few tokens on the calling thread alone.
+
+    It waits for nothing meanwhile, no lock, no other thread, no device, so it cannot hang.
+
+    Attributes:
+        most_tokens: how many.
+    """
+
+    most_tokens: int
+
+    def __call__(
+        self, sequences: Sequence[TokenIds], *, normalize: bool
+    ) -> NDArray[np.float32] | None:
+        """As `Encoder.encode`, in any order; None if a value is not finite."""
+        ...
+
+
 class Encoder(Protocol):
     """Turns token ids into vectors. Several threads may use it.
 
     Attributes:
-        direct_tokens: up to so many tokens are computed by the calling thread alone, which waits for
-            nothing meanwhile: no lock, no other thread, no device. It cannot hang. 0: none are.
+        direct: computes few tokens on the calling thread; None if it has no such way.
     """
 
-    direct_tokens: int
+    direct: Direct | None
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """Float32 ``(sequences, dim)``.

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybrid_infer.local.embedding.encoders import TokenIds, bert, mpnet, t5, tail
+from hybrid_infer.local.embedding.encoders import Direct, TokenIds, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import Packed, Shape, Trunk
+from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
@@ -44,6 +44,27 @@ def find_family(path: Path, facts: SnapshotFacts) -> Family | None:
     return family if family.supports(read_json(path / "config.json")) else None
 
 
+class DirectMeans:
+    """The direct way of a trunk and a tail that one call computes; see `Direct`.
+
+    Args:
+        means: the call.
+        has_normalize: whether the snapshot has a Normalize module.
+    """
+
+    most_tokens = MOST_ROWS_ALONE
+
+    def __init__(self, means: Means, *, has_normalize: bool) -> None:
+        self._means, self._has_normalize = means, has_normalize
+
+    def __call__(
+        self, sequences: Sequence[TokenIds], *, normalize: bool
+    ) -> NDArray[np.float32] | None:
+        """See `Direct.__call__`."""
+        rows, is_finite = self._means(sequences, is_unit=normalize and self._has_normalize)
+        return rows if is_finite else None
+
+
 class PackedEncoder:
     """A trunk and its tail over packed batches.
 
@@ -63,7 +84,9 @@ class PackedEncoder:
             self._trunk = family.build(weights, read_json(path / "config.json"))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
         self._means = self._trunk.means if self._tail.is_mean else None
-        self.direct_tokens = 0 if self._means is None else MOST_ROWS_ALONE
+        self.direct: Direct | None = None
+        if self._means is not None:
+            self.direct = DirectMeans(self._means, has_normalize=self._tail.has_normalize)
         self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
         self._of_thread = threading.local()
         if self._trunk.device.type == "cuda":
@@ -72,7 +95,8 @@ class PackedEncoder:
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         if self._means is not None:
-            return self._means(sequences, is_unit=normalize and self._tail.has_normalize)
+            rows, _ = self._means(sequences, is_unit=normalize and self._tail.has_normalize)
+            return rows
         if self._trunk.device.type != "cuda":
             packed = Packed.of(sequences, self._trunk.device)
             vectors: NDArray[np.float32] = self._pooled(packed, normalize=normalize).numpy()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybrid_infer.local.embedding.encoders import TokenIds
+from hybrid_infer.local.embedding.encoders import Direct, TokenIds
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
 from hybrid_infer.local.shipped import check_shipped
@@ -24,7 +24,7 @@ class GenericEncoder:
         placement: device and dtype.
     """
 
-    direct_tokens = 0
+    direct: Direct | None = None
 
     def __init__(self, path: Path, placement: Placement) -> None:
         check_shipped(path)

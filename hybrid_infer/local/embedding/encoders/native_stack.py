@@ -33,7 +33,9 @@ MAX_BLOCK_ROWS = 16_384  # for each of them, 128 bytes lie on the stack of every
 LEAST_ROWS_PER_THREAD = 64
 # So many are computed by one thread.
 MOST_ROWS_ALONE = 2 * LEAST_ROWS_PER_THREAD - 1
-ROWS, MEANS, UNIT_MEANS = range(3)  # `outcome` in the kernels
+# What the kernels are asked for, and what they say.
+ROWS, MEANS, UNIT_MEANS = range(3)
+_NOT_IN_TABLES, _NOT_FINITE = 1, 2
 
 
 def supports(weights: Weights, config: dict[str, Any]) -> bool:
@@ -174,15 +176,10 @@ class NativeStack:
         self._run(ids, packed.lengths, ROWS, out.data_ptr())
         return out
 
-    def means(self, sequences: Sequence[TokenIds], *, is_unit: bool) -> NDArray[np.float32]:
-        """The mean of each sequence's rows, in one call.
-
-        Args:
-            sequences: token ids.
-            is_unit: whether the means are made one long.
-
-        Returns:
-            Float32 ``(sequences, width)``.
+    def means(
+        self, sequences: Sequence[TokenIds], *, is_unit: bool
+    ) -> tuple[NDArray[np.float32], bool]:
+        """See `packed.Means`.
 
         Raises:
             IndexError: a token or its position is in no table, or a sequence is too long.
@@ -190,16 +187,16 @@ class NativeStack:
         ids = np.concatenate(sequences, dtype=np.int32, casting="unsafe")
         out: NDArray[np.float32] = np.empty((len(sequences), self.width), np.float32)
         lengths = [len(sequence) for sequence in sequences]
-        self._run(ids, lengths, UNIT_MEANS if is_unit else MEANS, out.ctypes.data)
-        return out
+        said = self._run(ids, lengths, UNIT_MEANS if is_unit else MEANS, out.ctypes.data)
+        return out, said != _NOT_FINITE
 
-    def _run(self, ids: NDArray[np.int32], lengths: Sequence[int], outcome: int, out: int) -> None:
+    def _run(self, ids: NDArray[np.int32], lengths: Sequence[int], outcome: int, out: int) -> int:
         shares = max(1, len(ids) // LEAST_ROWS_PER_THREAD)
         threads = 1 if shares == 1 else min(torch.get_num_threads(), shares)
         block_rows = min(BLOCK_ROWS * threads, MAX_BLOCK_ROWS)
         sizes = np.array(lengths, np.int64)
         room = self._room(max(block_rows, *lengths), threads)
-        is_whole = self._encode(
+        said: int = self._encode(
             self._address,
             ids.ctypes.data,
             sizes.ctypes.data,
@@ -213,11 +210,12 @@ class NativeStack:
             threads,
         )
         self._rooms.append(room)
-        if not is_whole:  # a tokenizer need not fit its model
+        if said == _NOT_IN_TABLES:  # a tokenizer need not fit its model
             raise IndexError(
                 f"a token is none of {self._encoder.num_words}, or a sequence of {max(lengths)} has "
                 f"more than {self._encoder.span} tokens or {self._encoder.num_positions} positions"
             )
+        return said
 
     def _room(self, rows: int, threads: int) -> _Room:
         """Scratch memory for blocks of at least `rows` rows; as many are made as compute at once."""

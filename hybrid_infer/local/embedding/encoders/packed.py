@@ -154,8 +154,10 @@ def round_size(tokens: int) -> int:
 class Means(Protocol):
     """Means of the rows of sequences, in one call."""
 
-    def __call__(self, sequences: Sequence[TokenIds], *, is_unit: bool) -> NDArray[np.float32]:
-        """Float32 ``(sequences, width)``.
+    def __call__(
+        self, sequences: Sequence[TokenIds], *, is_unit: bool
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Float32 ``(sequences, width)``, and whether all values are finite.
 
         Args:
             sequences: token ids.

@@ -32,7 +32,11 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 class FakeTokenizer:
     max_seq_length = 8
 
+    def __init__(self):
+        self.slices = []
+
     def __call__(self, texts):
+        self.slices.append(list(texts))
         if "!tokenizer" in texts:
             raise RuntimeError("boom")
         if "!exit while tokenising" in texts:
@@ -43,6 +47,8 @@ class FakeTokenizer:
 
 class FakeEncoder:
     """One row per sequence: its length and its sum. Texts starting with ! are trouble."""
+
+    direct = None
 
     def __init__(self):
         self.gate = threading.Event()
@@ -78,10 +84,10 @@ TROUBLE = {
 }
 
 
-def make_engine(encoder, **options):
+def make_engine(encoder, tokenizer=None, **options):
     return EmbeddingEngine(
         encoder,
-        FakeTokenizer(),
+        tokenizer or FakeTokenizer(),
         Provenance("org/model", None, verified=True),
         **{"token_budget": 10} | options,
     )
@@ -159,6 +165,73 @@ def test_callers_share_batches(encoder):
     sums = [job.future.result(10).vectors[0, 1] for job in jobs]
     assert sums == [sum(map(ord, text)) for text in texts]
     assert encoder.batches == [["blocker"], texts]
+    engine.close()
+
+
+def test_a_crowd_is_tokenised_together(encoder):
+    tokenizer = FakeTokenizer()
+    engine = make_engine(encoder, tokenizer, token_budget=8192)
+    texts = [f"text {index:02}" for index in range(64)]
+    for job in behind_a_blocker(engine, encoder, texts):
+        job.future.result(10)
+    assert [text for part in tokenizer.slices for text in part] == ["blocker", *texts]
+    assert [len(part) for part in tokenizer.slices[:8]] == [1] * 8  # no crowd yet
+    assert len(tokenizer.slices) < 32
+    engine.close()
+
+
+@pytest.mark.parametrize("position", [0, 31, 63])
+@pytest.mark.parametrize(
+    ("text", "options", "error"),
+    [
+        ("!tokenizer", {}, LocalEngineError),
+        ("long" * 9, {"truncate": False}, ContextLengthError),
+        ("late", {"deadline": Deadline(0)}, DeadlineExceededError),
+    ],
+)
+def test_one_that_cannot_be_tokenised_in_a_crowd_fails_alone(
+    encoder, position, text, options, error
+):
+    engine = make_engine(encoder, token_budget=8192)
+    encoder.gate.clear()
+    blocker = submit(engine, "blocker")
+    assert encoder.entered.wait(10)
+    jobs = [
+        submit(engine, text, **options) if index == position else submit(engine, f"{index}")
+        for index in range(64)
+    ]
+    encoder.gate.set()
+    blocker.future.result(10)
+    for index, job in enumerate(jobs):
+        if index == position:
+            with pytest.raises(error):
+                job.future.result(10)
+        else:
+            assert job.future.result(10).vectors[0, 0] == len(str(index))
+    engine.close()
+
+
+def test_a_lane_does_not_wait_for_the_tokens_of_those_who_have_left(encoder):
+    held = threading.Event()
+
+    class Slow(FakeTokenizer):
+        def __call__(self, texts):
+            if "slow" in texts:
+                assert held.wait(10)
+            return super().__call__(texts)
+
+    engine = make_engine(encoder, Slow(), token_budget=8192)
+    encoder.gate.clear()
+    jobs = [submit(engine, f"{index}") for index in range(9)]
+    slow = submit(engine, "slow")
+    left = [submit(engine, f"left {index}") for index in range(9)]
+    encoder.gate.set()
+    for job in left:
+        job.abandon()
+    held.set()
+    for job in [*jobs, slow]:
+        assert job.future.result(10).vectors.shape == (1, 2)
+    assert not any(text.startswith("left") for text in encoder.computed)
     engine.close()
 
 
@@ -311,7 +384,7 @@ def test_every_batch_renews_the_deadline(encoder, clock):
 
 @pytest.mark.parametrize(
     ("limits", "texts"),
-    [({"max_texts": 3}, ["a", "b"]), ({"max_tokens": 24}, ["aaaaaaaa", "bbbbbbbb"])],
+    [({"max_texts": 3}, ["a", "b"]), ({"max_tokens": 20}, ["aaaaaaaa", "bbbbbbbb"])],
 )
 def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(encoder, clock, limits, texts):
     class Timed(FakeEncoder):

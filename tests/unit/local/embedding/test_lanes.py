@@ -14,7 +14,13 @@ from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding import lanes
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
-from hybrid_infer.local.embedding.lanes import LANES, lane_threads, set_own_threads
+from hybrid_infer.local.embedding.lanes import (
+    LANES,
+    LEAST_TOKENS,
+    lane_threads,
+    set_own_threads,
+    share_of,
+)
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
@@ -29,6 +35,8 @@ class FakeTokenizer:
 
 class FakeEncoder:
     """One row per sequence, its sum, and in which lane; it may wait for company or die."""
+
+    direct = None
 
     def __init__(self):
         self.gates = {}
@@ -145,6 +153,21 @@ def test_limiting_one_thread_limits_no_other():
         assert limited.submit(torch.get_num_threads).result() == 1
         assert other.submit(torch.get_num_threads).result() == usual
     assert torch.get_num_threads() == usual
+
+
+@pytest.mark.parametrize(
+    ("waiting", "idle", "share"),
+    [
+        (10, 2, 5),  # nobody computes: each takes its part
+        (11, 2, 6),
+        (4_000, 2, 2_000),
+        (10, 1, LEAST_TOKENS),  # the other computes: a batch that is worth it, of what waits
+        (2 * LEAST_TOKENS, 1, LEAST_TOKENS),
+        (3 * LEAST_TOKENS, 1, 3 * LEAST_TOKENS // 2),
+    ],
+)
+def test_a_lane_leaves_something_for_the_others(waiting, idle, share):
+    assert share_of(waiting, idle, 2) == share
 
 
 def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):

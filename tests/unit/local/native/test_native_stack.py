@@ -138,7 +138,8 @@ def test_a_value_that_is_no_number_stays_in_its_own_sequence(tmp_path):
             parts = ids.split(LENGTHS)
             parts[poisoned][-1] = poison
             rows = ours(replace(batch, ids=ids)).split(LENGTHS)
-            means = ours.means([part.numpy() for part in parts], is_unit=True)
+            means, all_finite = ours.means([part.numpy() for part in parts], is_unit=True)
+            assert not all_finite
             expected = [number != poisoned for number in range(len(LENGTHS))]
             assert [bool(part.isfinite().all()) for part in rows] == expected
             assert np.isfinite(means).all(1).tolist() == expected
@@ -155,9 +156,9 @@ def test_means_are_those_of_the_rows(tmp_path, threads, own_threads):
         sequences = [part.numpy() for part in batch.ids[: batch.num_tokens].split(LENGTHS)]
         rows = ours(batch).split(LENGTHS)
     expected = torch.stack([part.float().mean(0) for part in rows])
-    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=False)), expected)
+    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=False)[0]), expected)
     unit = torch.nn.functional.normalize(expected, dim=1)
-    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=True)), unit)
+    torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=True)[0]), unit)
 
 
 @needs_kernels
@@ -229,7 +230,9 @@ def test_what_is_in_no_table_is_not_read(tmp_path, token, length, num_positions)
             ours(batch)
         with pytest.raises(IndexError):
             ours.means([batch.ids[:length].numpy()], is_unit=True)
-        assert np.isfinite(ours.means([[1, 2, 3]], is_unit=True)).all()
+        means, all_finite = ours.means([[1, 2, 3]], is_unit=True)
+        assert all_finite
+        assert np.isfinite(means).all()
 
 
 @needs_kernels
@@ -247,4 +250,6 @@ def test_texts_without_tokens_have_no_rows(tmp_path):
         ours = NativeStack(native.library(), weights, config, NAMES, table, None, None)
         empty = packed([0, 0])
         assert ours(empty).shape == (0, 64)
-        assert np.isnan(ours.means([[], []], is_unit=False)).all()
+        means, all_finite = ours.means([[], []], is_unit=False)
+        assert np.isnan(means).all()
+        assert not all_finite

@@ -1,0 +1,184 @@
+"""The texts of one ``embed`` request, from strings to token ids and from rows to its reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_infer.datatypes.replies import EmbedReply, Provenance
+from hybrid_infer.datatypes.requests import EmbedRequest
+from hybrid_infer.errors import ContextLengthError
+from hybrid_infer.local.embedding.encoders import TokenIds
+from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
+from hybrid_infer.local.embedding.vectors import new_vectors
+
+TEXTS_PER_SLICE = 1024
+CHARACTERS_PER_SLICE = 32_768
+CHARACTERS_PER_TOKEN = 4  # of English text; only how full the queue is depends on it
+
+Lengths = list[tuple[int, int]]
+
+
+class RequestTexts:
+    """The texts of one request, of which equal ones are one sequence.
+
+    Args:
+        request: what to embed.
+
+    Attributes:
+        request: what to embed.
+        num_characters: of all texts.
+        num_texts: texts of the request.
+        num_tokens: their tokens; an estimate until they are tokenised.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_is_cut",
+        "_next",
+        "_numbers",
+        "_prompt_tokens",
+        "_slices",
+        "_texts",
+        "_tokens",
+        "num_characters",
+        "num_texts",
+        "num_tokens",
+        "request",
+    )
+
+    def __init__(self, request: EmbedRequest) -> None:
+        texts = request.texts
+        self.request = request
+        self.num_characters = sum(map(len, texts))
+        self.num_texts = len(texts)
+        self.num_tokens = self.num_characters // CHARACTERS_PER_TOKEN + self.num_texts
+        # Distinct texts, which of them each text of the request is, and how often each occurs.
+        self._texts: Sequence[str] = texts
+        self._numbers: Sequence[int] = (0,)
+        self._counts: Sequence[int] = (1,)
+        self._slices: Iterator[Sequence[int]] | None = None
+        self._next: Sequence[int] = ()
+        self._tokens: dict[int, TokenIds] = {}
+        self._is_cut: dict[int, bool] = {}
+        self._prompt_tokens = 0
+
+    @property
+    def num_sequences(self) -> int:
+        """How many of its texts are distinct, once it has been tokenised in part."""
+        return len(self._texts)
+
+    @property
+    def is_tokenized(self) -> bool:
+        """Whether no slice is left."""
+        return self._slices is not None and not self._next
+
+    def tokens(self, index: int) -> TokenIds:
+        """The token ids of a sequence."""
+        return self._tokens[index]
+
+    def forget(self, indices: Iterable[int]) -> None:
+        """Drop the token ids of sequences that have their rows."""
+        for index in indices:
+            del self._tokens[index]
+
+    # Tokenising ------------------------------------------------------------------------------
+
+    def tokenize(self, tokenizer: TextTokenizer) -> Lengths:
+        """Tokenise the next slice of texts; the longest texts come first.
+
+        Returns:
+            ``(index, tokens)`` of each sequence that is new.
+
+        Raises:
+            ContextLengthError: a text is too long and may not be cut.
+        """
+        return self.take_tokens(tokenizer(self.next_slice()), tokenizer.max_seq_length)
+
+    def next_slice(self) -> list[str]:
+        """The texts that are to be tokenised next."""
+        if self._slices is None:
+            if self.num_texts == 1:
+                self._slices, self._next = iter(()), (0,)
+            else:
+                self._split()
+                self._slices = _slices(self._texts)
+                self._next = next(self._slices)
+        return [self._texts[index] for index in self._next]
+
+    def take_tokens(self, tokenized: TokenizedTexts, max_seq_length: int | None) -> Lengths:
+        """What `next_slice` has become.
+
+        Args:
+            tokenized: token ids of each text of the slice.
+            max_seq_length: tokens that a text was cut to.
+
+        Returns:
+            ``(index, tokens)`` of each sequence.
+
+        Raises:
+            ContextLengthError: a text is too long and may not be cut.
+        """
+        indices, self._next = self._next, next(self._slices or iter(()), ())
+        lengths = []
+        for index, ids, is_cut in zip(indices, tokenized.ids, tokenized.truncated, strict=True):
+            if is_cut:
+                if not self.request.truncate:
+                    raise self._too_long(index, max_seq_length)
+                self._is_cut[index] = True
+            self._tokens[index] = ids
+            self._prompt_tokens += len(ids) * self._counts[index]
+            lengths.append((index, len(ids)))
+        return lengths
+
+    def _split(self) -> None:
+        numbers: dict[str, int] = {}
+        self._numbers = [numbers.setdefault(text, len(numbers)) for text in self.request.texts]
+        self._texts = list(numbers)
+        counts = [0] * len(numbers)
+        for number in self._numbers:
+            counts[number] += 1
+        self._counts = counts
+
+    def _too_long(self, index: int, max_seq_length: int | None) -> ContextLengthError:
+        argument = f"texts[{self._numbers.index(index)}]"
+        return ContextLengthError(
+            f"{argument} has more than the {max_seq_length} tokens of "
+            f"{self.request.spec.name}; pass truncate=True to cut it",
+            argument=argument,
+        )
+
+    # Answering -------------------------------------------------------------------------------
+
+    def reply(self, vectors: NDArray[np.float32], provenance: Provenance) -> EmbedReply:
+        """The answer.
+
+        Args:
+            vectors: a row for each sequence, ``(sequences, dim)``.
+            provenance: what to say of the weights.
+        """
+        if len(self._texts) < self.num_texts:
+            rows = new_vectors(self.num_texts, vectors.shape[1])
+            vectors = np.take(vectors, self._numbers, axis=0, out=rows)
+        num_cut = len(self.request.cut_texts)
+        if self._is_cut:
+            cut = {index for index, number in enumerate(self._numbers) if number in self._is_cut}
+            num_cut = len(cut | self.request.cut_texts)
+        return EmbedReply(vectors, self._prompt_tokens, num_cut, provenance)
+
+
+def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
+    """Indices by falling length in characters, so that the slices' lengths in tokens fall too."""
+    part: list[int] = []
+    characters = 0
+    for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
+        if part and (
+            len(part) == TEXTS_PER_SLICE or characters + len(texts[index]) > CHARACTERS_PER_SLICE
+        ):
+            yield part
+            part, characters = [], 0
+        part.append(index)
+        characters += len(texts[index])
+    yield part
