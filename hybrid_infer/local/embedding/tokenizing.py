@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.errors import ModelIntegrityError
-from hybrid_infer.local.embedding.wordpieces import ascii_tokenizer
+from hybrid_infer.local.embedding.wordpieces import native_tokenizer
 from hybrid_infer.local.native.wordpiece import CUT, REFUSED
 from hybrid_infer.snapshots.reading import read_optional
 
@@ -53,7 +53,7 @@ class TextTokenizer:
             own = self._tokenizer.normalizer
             steps = [Lowercase()] if own is None else [Lowercase(), own]
             self._tokenizer.normalizer = Steps(steps)
-        self._ascii_tokenizer = ascii_tokenizer(self._tokenizer, max_seq_length)
+        self._native = native_tokenizer(self._tokenizer, max_seq_length)
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length)
         self.max_seq_length = max_seq_length
@@ -63,20 +63,15 @@ class TextTokenizer:
         """Tokenise `texts`, in order."""
         if self._prompt:
             texts = [self._prompt + text for text in texts]
-        if self._ascii_tokenizer is None:
+        if self._native is None:
             return self._tokenized_by_rust(texts)
-        is_ascii = list(map(str.isascii, texts))
-        ours = texts
-        if not all(is_ascii):
-            ours = [text if plain else "" for text, plain in zip(texts, is_ascii, strict=True)]
-        ids, states = self._ascii_tokenizer(ours)
+        ids, states = self._native(texts)
         truncated = [state == CUT for state in states]
-        if ours is texts and REFUSED not in states:
-            return TokenizedTexts(ids, truncated)
-        others = [n for n, state in enumerate(states) if state == REFUSED or not is_ascii[n]]
-        rest = self._tokenized_by_rust([texts[number] for number in others])
-        for number, own_ids, is_cut in zip(others, rest.ids, rest.truncated, strict=True):
-            ids[number], truncated[number] = own_ids, is_cut
+        if REFUSED in states:
+            refused = [number for number, state in enumerate(states) if state == REFUSED]
+            rest = self._tokenized_by_rust([texts[number] for number in refused])
+            for number, own_ids, is_cut in zip(refused, rest.ids, rest.truncated, strict=True):
+                ids[number], truncated[number] = own_ids, is_cut
         return TokenizedTexts(ids, truncated)
 
     def _tokenized_by_rust(self, texts: Sequence[str]) -> TokenizedTexts:

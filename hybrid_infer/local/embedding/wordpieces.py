@@ -1,22 +1,30 @@
-"""Which tokenizers our own WordPiece can stand in for, on ASCII texts."""
+"""Which tokenizers our own WordPiece can stand in for, and on which texts."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from hybrid_infer.local.native import wordpiece
-from hybrid_infer.local.native.wordpiece import Rules, WordPiece
+from hybrid_infer.local.native.wordpiece import Character, Rules, WordPiece
 
-# BertNormalizer makes spaces of these and drops all other control characters.
-LINE_BLANKS = "\t\n\r"
-RUST_BLANKS = "\t\n\v\f\r "  # char::is_whitespace of Rust, as far as it is ASCII
 MAX_ADDED_BYTES = 255  # of an added token, which the C code keeps behind its length
+# Characters that are done here. Normalising them depends on no neighbour: BertNormalizer drops or maps
+# each on its own, but for canonical ordering, which only moves marks that it drops afterwards.
+CHARACTERS = (
+    range(0x530),  # ASCII, Latin, Greek, Cyrillic
+    range(0x1E00, 0x2C00),  # more Latin and Greek, punctuation, currencies, arrows, mathematics
+    range(0xFE00, 0xFE10),  # variation selectors
+    range(0xFEFF, 0xFF00),  # the byte order mark
+    range(0xFFFD, 0xFFFE),  # what could not be decoded
+    range(0x1F300, 0x1FB00),  # emoji
+)
+MARK = "\u3001"  # a word of its own that is none of these: the ideographic comma
 
 
-def ascii_tokenizer(tokenizer: Any, max_seq_length: int | None) -> WordPiece | None:
-    """What gives the same ids for ASCII texts without added tokens; None if nothing here does.
+def native_tokenizer(tokenizer: Any, max_seq_length: int | None) -> WordPiece | None:
+    """What gives the same ids for every text that it does not refuse; None if nothing here does.
 
     Args:
         tokenizer: a ``tokenizers.Tokenizer`` that neither cuts nor pads.
@@ -48,13 +56,12 @@ def _is_word_piece(tokenizer: Any) -> bool:
 
 
 def rules_of(tokenizer: Any, max_seq_length: int | None) -> Rules | None:
-    """What BERT's tokenizer does with ASCII; None if it is configured beyond what `Rules` can say."""
-    model, normalizer = tokenizer.model, tokenizer.normalizer
+    """What BERT's tokenizer does; None if it is configured beyond what `Rules` can say."""
+    model = tokenizer.model
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     added = _added_tokens(tokenizer)
     if (
         model.unk_token not in vocabulary
-        or not model.continuing_subword_prefix.isascii()
         or model.max_input_chars_per_word > wordpiece.MAX_CHARACTERS
         or added is None
     ):
@@ -73,8 +80,7 @@ def rules_of(tokenizer: Any, max_seq_length: int | None) -> Rules | None:
         continuing_prefix=model.continuing_subword_prefix,
         unknown=vocabulary[model.unk_token],
         max_word_characters=model.max_input_chars_per_word,
-        kinds=_kinds(normalizer.clean_text, {token[0] for token in added}),
-        plain=_plain(normalizer.clean_text, normalizer.lowercase),
+        characters=_characters(tokenizer, {token[0] for token in added}),
         added=added,
         before=before,
         after=after,
@@ -95,43 +101,45 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]] | None:
 
 
 def _added_tokens(tokenizer: Any) -> list[bytes] | None:
-    """The added tokens that an ASCII text can hold; None if one does not begin a word anyway.
+    """The added tokens, normalised; None if one does not begin a word wherever it stands.
 
-    They are normalised, whether they are looked for before or after the text is: byte by byte, what
-    is in the text is also in the normalised text. (A normalised text may hold more of them. That
-    the text is then refused costs time only.)
+    They are normalised, whether they are looked for before or after the text is: character by
+    character, what is in the text is also in the normalised text. (A normalised text may hold more
+    of them. That the text is then refused costs time only.)
     """
-    contents = {
-        tokenizer.normalizer.normalize_str(token.content)
-        for token in tokenizer.get_added_tokens_decoder().values()
-    }
-    added = sorted(content.encode() for content in contents if content.isascii())
-    for token in added:
-        if token[:1] not in _each(string.punctuation) or len(token) > MAX_ADDED_BYTES:
-            return None
+    added = sorted(
+        {
+            tokenizer.normalizer.normalize_str(token.content).encode()
+            for token in tokenizer.get_added_tokens_decoder().values()
+        }
+    )
+    marks = string.punctuation.encode()
+    if any(token[:1] not in marks or not 0 < len(token) <= MAX_ADDED_BYTES for token in added):
+        return None
     return added
 
 
-def _each(characters: str) -> Iterable[bytes]:
-    return {character.encode() for character in characters}
+def _characters(tokenizer: Any, openings: set[int]) -> dict[int, Character]:
+    """What the tokenizer makes of each character between two letters, where that can be said."""
+    codes = list(chain.from_iterable(CHARACTERS))
+    text = tokenizer.normalizer.normalize_str(MARK.join(f"a{chr(code)}b" for code in codes))
+    words = " ".join(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    characters = {}
+    for code, part, split in zip(codes, text.split(MARK), words.split(f" {MARK} "), strict=True):
+        inner = part[1:-1]
+        kind = _kind(inner, split, openings)
+        num_bytes = len(inner.encode())
+        if num_bytes <= wordpiece.CHARACTER_BYTES and len(inner) <= len(chr(code).encode()):
+            characters[code] = Character(kind, inner)
+    return characters
 
 
-def _kinds(clean: bool, openings: set[int]) -> bytes:
-    """What each byte is to the pre-tokenizer, behind the normalizer."""
-    kinds = bytearray(wordpiece.NUM_BYTES)  # letters
-    if clean:
-        for byte in (*range(ord(" ")), 127):
-            kinds[byte] = wordpiece.DROPPED
-    for blank in LINE_BLANKS + " " if clean else RUST_BLANKS:
-        kinds[ord(blank)] = wordpiece.BLANK
-    for mark in string.punctuation.encode():
-        kinds[mark] = wordpiece.OPENING if mark in openings else wordpiece.PUNCTUATION
-    return bytes(kinds)
-
-
-def _plain(clean: bool, lowercase: bool) -> bytes:
-    """What the normalizer makes of each byte that it does not drop."""
-    text = bytes(range(wordpiece.NUM_BYTES))
-    if clean:
-        text = text.translate(bytes.maketrans(LINE_BLANKS.encode(), b" " * len(LINE_BLANKS)))
-    return text.lower() if lowercase else text
+def _kind(inner: str, split: str, openings: set[int]) -> int:
+    """What a character is, normalised to `inner`, that splits ``ab`` in this way."""
+    if split == "a b":
+        return wordpiece.BLANK
+    if split == f"a{inner}b":
+        return wordpiece.LETTER if inner else wordpiece.DROPPED
+    if split != f"a {inner} b" or len(inner) != 1:
+        return wordpiece.FOREIGN
+    return wordpiece.OPENING if inner.encode()[0] in openings else wordpiece.ALONE

@@ -1,4 +1,4 @@
-"""WordPiece over ASCII texts, on any processor: ``wordpiece.c``."""
+"""WordPiece on any processor: ``wordpiece.c``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 LIBRARY = Path(__file__).with_name("_wordpiece.so")
-NUM_BYTES = 128
-MAX_CHARACTERS = 254  # of a word, one less than the C code's
-LETTER, DROPPED, BLANK, PUNCTUATION, OPENING = range(5)
+NUM_BYTES = 256
+MAX_CHARACTERS = 254  # of a word
+CHARACTER_BYTES = 5  # of what a character is normalised to
+CHARACTER_SIZE = 3 + CHARACTER_BYTES  # of a character in the table
+FOREIGN, LETTER, DROPPED, BLANK, ALONE, OPENING = range(6)
 WHOLE, CUT, REFUSED = range(3)
 UNLIMITED = 2**62
 
@@ -32,18 +34,31 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a tokenizer does with ASCII.
+class Character(NamedTuple):
+    """What the tokenizer makes of a character, wherever it stands.
 
     Attributes:
-        vocabulary: piece to id; those that are not ASCII are never found.
+        kind: `LETTER` of a word, `DROPPED`, `BLANK` between words, or a word `ALONE`; `OPENING` is
+            one with which an added token may begin.
+        normalized: at most `CHARACTER_BYTES`, and no more characters than the UTF-8 of the original
+            has bytes.
+    """
+
+    kind: int
+    normalized: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a tokenizer does.
+
+    Attributes:
+        vocabulary: piece to id.
         continuing_prefix: of pieces that continue a word.
         unknown: the id of a word that the vocabulary cannot spell.
         max_word_characters: longer words are unknown; at most `MAX_CHARACTERS`.
-        kinds: what each of the 128 bytes is.
-        plain: what each of them is normalised to.
-        added: the added tokens, normalised, each beginning with an ``OPENING`` byte.
+        characters: by code point; texts with any other are refused.
+        added: the added tokens, normalised, each beginning with an ``OPENING`` character.
         before: ids put before each text.
         after: ids put after each text.
         max_tokens: what a text is cut to, `before` and `after` not counted.
@@ -53,8 +68,7 @@ class Rules:
     continuing_prefix: str
     unknown: int
     max_word_characters: int
-    kinds: bytes
-    plain: bytes
+    characters: Mapping[int, Character]
     added: Sequence[bytes]
     before: Sequence[int]
     after: Sequence[int]
@@ -63,15 +77,15 @@ class Rules:
 
 class _WordPiece(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("nodes", "kinds", "plain", "added", "before", "after")),
-        *((name, c_int64) for name in ("num_before", "num_after")),
+        *((name, c_void_p) for name in ("nodes", "characters", "added", "before", "after")),
+        *((name, c_int64) for name in ("num_characters", "num_before", "num_after")),
         *((name, c_int64) for name in ("most_tokens", "most_characters")),
         *((name, c_int32) for name in ("continuing", "unknown")),
     )
 
 
 class WordPiece:
-    """A tokenizer of ASCII texts. Never changed once made: threads share it.
+    """A tokenizer. Never changed once made: threads share it.
 
     Args:
         compiled: the library.
@@ -86,15 +100,14 @@ class WordPiece:
         self._num_around = len(rules.before) + len(rules.after)
         nodes = _trie(compiled, rules)
         added = b"".join(bytes([len(token)]) + token for token in rules.added) + b"\0"
-        tables = [np.frombuffer(table, np.uint8) for table in (rules.kinds, rules.plain, added)]
+        characters = _table(rules.characters)
+        tables = [np.frombuffer(table, np.uint8) for table in (characters, added)]
         around = [np.array([*ids, 0], np.int32) for ids in (rules.before, rules.after)]
-        self._kept: list[NDArray[Any]] = [
-            nodes,
-            *tables,
-            *around,
-        ]  # the structure holds addresses only
+        # The structure holds addresses only.
+        self._kept: list[NDArray[Any]] = [nodes, *tables, *around]
         self._structure = _WordPiece(
             *(array.ctypes.data for array in self._kept),
+            len(characters) // CHARACTER_SIZE,
             len(rules.before),
             len(rules.after),
             rules.max_tokens,
@@ -109,22 +122,18 @@ class WordPiece:
 
         Returns:
             Each text's ids, which lie in one array, and whether it is ``WHOLE``, was ``CUT``, or is
-            ``REFUSED`` because an added token is in it.
+            ``REFUSED`` because an added token is in it, or a character that is not in the table.
 
         Raises:
-            UnicodeEncodeError: one of them is not ASCII.
+            UnicodeEncodeError: one of them holds a lone surrogate.
         """
-        data, num_texts = "".join(texts).encode("ascii"), len(texts)
+        parts = [text.encode() for text in texts]
+        data, num_texts = b"".join(parts), len(parts)
         room = min(len(data), num_texts * self._max_tokens) + num_texts * self._num_around
         ids = np.empty(room + 1, np.int32)  # an empty one would have no address
-        numbers = array("q", map(len, texts)) * 3  # the lengths, and room for ends and states
-        self._encode(
-            self._reference,
-            data,
-            num_texts,
-            numbers.buffer_info()[0],
-            c_int32.from_buffer(ids.data),
-        )
+        numbers = array("q", map(len, parts)) * 3  # the lengths, and room for ends and states
+        address, _ = numbers.buffer_info()
+        self._encode(self._reference, data, num_texts, address, c_int32.from_buffer(ids.data))
         bounds = [0, *numbers[num_texts : 2 * num_texts]]
         return (
             [ids[start:end] for start, end in pairwise(bounds)],
@@ -132,13 +141,29 @@ class WordPiece:
         )
 
 
+def _table(characters: Mapping[int, Character]) -> bytearray:
+    """The characters as the C code's array of structures; those that are left out are ``FOREIGN``."""
+    table = bytearray(CHARACTER_SIZE * (max(characters) + 1))
+    for code, (kind, normalized) in characters.items():
+        encoded = normalized.encode()
+        start = CHARACTER_SIZE * code
+        entry = bytes((kind, len(normalized), len(encoded))) + encoded
+        table[start : start + len(entry)] = entry
+    return table
+
+
 def _trie(compiled: ctypes.CDLL, rules: Rules) -> NDArray[np.int32]:
     """The vocabulary as the C code's nodes."""
     longest = rules.max_word_characters + len(rules.continuing_prefix)
-    pieces = sorted(p for p in rules.vocabulary if p.isascii() and len(p) <= longest)
-    keys = "".join(pieces).encode()
+    encoded = {
+        piece.encode(): number
+        for piece, number in rules.vocabulary.items()
+        if len(piece) <= longest
+    }
+    pieces = sorted(encoded)
+    keys = b"".join(pieces)
     starts = np.array(list(accumulate(map(len, pieces), initial=0)), np.int64)
-    ids = np.array([rules.vocabulary[piece] for piece in pieces], np.int32)
+    ids = np.array([encoded[piece] for piece in pieces], np.int32)
     build = compiled.wordpiece_build
     build.argtypes = (c_char_p, *(c_void_p,) * 2, c_int64, c_void_p, c_int64)
     build.restype = c_int

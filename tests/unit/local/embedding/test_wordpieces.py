@@ -32,6 +32,19 @@ REAL = {"all-MiniLM-L6-v2": 256, "all-mpnet-base-v2": 384}
 LIMITS = {**dict.fromkeys(TINY, 16), **REAL}
 
 
+# Quotation marks, dashes, accents (in one character or two), emoji: no reason to ask the other tokenizer.
+FOREIGN = ["\u6587\u5b57", "\ud55c\uae00", "\u0645\u0631\u062d\u0628\u0627", "\U0010ffff"]
+NOT_ASCII = [
+    "\u201cso-called\u201d \u2014 it\u2019s\u2026",
+    "caf\xe9 cafe\u0301 na\xefve \xc5ngstr\xf6m Stra\xdfe",
+    "\u0130stanbul \u1e9e \u03a3\u0391\u03a3 \u041c\u043e\u0441\u043a\u0432\u0430",
+    "a \u2260 b \u226e unk> \u037e\u1fef",
+    "5\xa0\u20ac \xbd \u200b\xad\ufeff\u2028x",
+    "\u2764\ufe0f \U0001f600\U0001f3fd \u2713",
+    *FOREIGN,
+]
+
+
 class Both:
     """A snapshot's tokenizer as the engine has it, and Hugging Face's own."""
 
@@ -47,7 +60,11 @@ class Both:
 
     @property
     def is_native(self):
-        return self.ours._ascii_tokenizer is not None
+        return self.ours._native is not None
+
+    def refuses(self, text):
+        """Whether the other tokenizer has to be asked."""
+        return self.ours._native([text])[1] == [wordpiece.REFUSED]
 
     def check(self, texts):
         """Whether they agree on each of `texts`; how many tokens those have."""
@@ -113,16 +130,28 @@ def test_ascii_texts_have_the_same_tokens(both, data):
 
 @module_fixture
 @given(data=st.data())
-def test_other_texts_among_them_keep_their_places(both, data):
+def test_any_texts_have_the_same_tokens_and_keep_their_places(both, data):
     both.check(data.draw(st.lists(texts_of(both, st.characters(codec="utf-8")), max_size=5)))
 
 
-def test_every_character_alone_and_inside_of_a_word(both):
-    characters = [chr(code) for code in range(256)]
-    both.check(
-        [before + c + after for c in characters for before in ("", "a") for after in ("", "b")]
-    )
-    both.check([first + second for first in characters[:128] for second in characters[:128]])
+@module_fixture
+@given(data=st.data())
+def test_texts_of_the_table_s_characters_have_the_same_tokens(both, data):
+    codes = st.sampled_from(wordpieces.CHARACTERS).flatmap(st.sampled_from)
+    both.check(data.draw(st.lists(texts_of(both, codes.map(chr)), max_size=5)))
+
+
+def test_marks_and_letters_of_other_scripts_have_the_same_tokens(both):
+    for text in NOT_ASCII:
+        both.check([text, text.upper(), f"<{text}>", f"a{text}a", " ".join(text)])
+        assert both.refuses(text) == (text in FOREIGN)
+
+
+def test_every_character_of_the_table_wherever_it_stands(both):
+    characters = [chr(code) for codes in wordpieces.CHARACTERS for code in codes]
+    for around in ("{}", "a{}", "{}b", "a{}b", "e{}\u0301", "\u0323{}", "<{}>", "<{}mask>"):
+        both.check([around.format(character) for character in characters])
+    both.check([first + second for first in characters[:128] for second in characters[:256]])
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 98, 99, 100, 101, 254, 255, 256, 257, 10_000])
@@ -179,7 +208,7 @@ def test_sources_and_docstrings_of_the_standard_library(both, package):
 
 # Other tokenizers ----------------------------------------------------------------------------------
 
-pieces = st.text("ab-[", min_size=1, max_size=4)
+pieces = st.text("ab-[éi\u0307", min_size=1, max_size=4)
 
 
 @st.composite
@@ -199,7 +228,9 @@ def any_word_piece(draw):
     tokenizer.normalizer = normalizers.BertNormalizer(*draw(st.tuples(*[st.booleans()] * 4)))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    for content in draw(st.lists(st.text("abA[é \x01", min_size=1, max_size=3), max_size=2)):
+    contents = st.builds(str.__add__, st.sampled_from("[[[aé"), st.text("abA[é文 \x01", max_size=2))
+    # At most one: of two that are normalised alike, Hugging Face's finds now this one, now that.
+    for content in draw(st.lists(contents, max_size=1)):
         token = AddedToken(content, **{flag: draw(st.booleans()) for flag in flags})
         tokenizer.add_tokens([token])
     tokenizer.post_processor = draw(
@@ -217,7 +248,11 @@ def any_word_piece(draw):
 
 
 @settings(deadline=None, max_examples=300)
-@given(any_word_piece(), st.lists(st.text("abA[]-é \x01\t\x0b", max_size=9)), st.integers(2, 9))
+@given(
+    any_word_piece(),
+    st.lists(st.text("abA[]-éİ\u0301\u226e文 \xa0\x01\t\x0b", max_size=9)),
+    st.integers(2, 9),
+)
 def test_any_configuration(tmp_path_factory, tokenizer, texts, limit):
     Both(staged(tmp_path_factory.mktemp("tokenizer"), tokenizer), limit).check(texts)
 
@@ -242,14 +277,14 @@ def test_only_what_is_bert_s_is_done_here(step):
     tokenizer = Tokenizer.from_str(json.dumps(tiny_tokenizers.bert().tokenizer))
     for name, value in STEPS.get(step, {}).items():
         setattr(tokenizer, name, value)
-    assert (wordpieces.ascii_tokenizer(tokenizer, 8) is None) == (step is not None)
+    assert (wordpieces.native_tokenizer(tokenizer, 8) is None) == (step is not None)
 
 
 @pytest.mark.parametrize("content", ["word", " [X]", "[" * 256])
 def test_an_added_token_that_is_no_word_of_its_own_is_not_looked_for(content):
     tokenizer = Tokenizer.from_str(json.dumps(tiny_tokenizers.bert().tokenizer))
     tokenizer.add_tokens([content])
-    assert wordpieces.ascii_tokenizer(tokenizer, 8) is None
+    assert wordpieces.native_tokenizer(tokenizer, 8) is None
 
 
 def test_without_a_library_there_is_one_tokenizer(tmp_path, monkeypatch):
@@ -259,7 +294,7 @@ def test_without_a_library_there_is_one_tokenizer(tmp_path, monkeypatch):
     both.check(["a word", "", "[MASK]", "é"])
 
 
-def test_what_is_not_ascii_is_refused():
+def test_a_lone_surrogate_is_no_text():
     tokenizer = Tokenizer.from_str(json.dumps(tiny_tokenizers.bert().tokenizer))
     with pytest.raises(UnicodeEncodeError):
-        wordpieces.ascii_tokenizer(tokenizer, 8)(["plain", "é"])
+        wordpieces.native_tokenizer(tokenizer, 8)(["plain", "\ud800"])
