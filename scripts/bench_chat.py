@@ -49,6 +49,7 @@ SHAPE_TOKENS = 16
 SHAPE_LAYERS = 2
 CALLERS_ON_CUDA = (1, 16, 64)
 LAYERS_ON_CUDA = 32
+TOKENS_ALONE_ON_CUDA = 64
 LLAMA_3_8B, PHI_3_MINI = "Llama-3-8B", "Phi-3-mini"
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     LLAMA_3_8B: (
@@ -373,7 +374,7 @@ def measure_on_cuda(table: Table, device: str, repeats: int, folder: Path) -> No
         for callers in CALLERS_ON_CUDA:
             lengths = [LENGTHS[number % len(LENGTHS)] for number in range(callers)]
             if callers == 1:
-                lengths = [NEW_TOKENS]
+                lengths = [TOKENS_ALONE_ON_CUDA]
             taken = in_turn(
                 {
                     "continuous batching": partial(theirs.seconds, "continuous", lengths=lengths),

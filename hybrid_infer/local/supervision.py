@@ -123,14 +123,23 @@ class Watchdog:
         """A lane has died."""
         self._started.pop(lane, None)
 
-    @property
-    def stuck_seconds(self) -> float | None:
-        """How long the oldest batch has run, if that is far longer than any should; else None."""
+    def refuse_if_stuck(self, work: str) -> None:
+        """Refuse whoever comes while a batch runs for far longer than any should.
+
+        Args:
+            work: what a batch is called in the message.
+
+        Raises:
+            OverloadedError: one does.
+        """
         if not self._started:
-            return None
+            return
         seconds = self._clock() - min(self._started.values())
-        limit = max(STUCK_SECONDS, STUCK_FACTOR * max(self._durations, default=0.0))
-        return seconds if seconds > limit else None
+        if seconds > max(STUCK_SECONDS, STUCK_FACTOR * max(self._durations, default=0.0)):
+            raise OverloadedError(
+                f"the local engine is stuck: a {work} has run for {seconds:.0f} s",
+                retry_after=STUCK_SECONDS,
+            )
 
 
 def cause_of_death(task: str, error: BaseException) -> EngineClosedError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
-from hybrid_infer.local.embedding.texts import Lengths, RequestTexts
+from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths, RequestTexts
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
@@ -79,6 +79,18 @@ class EmbedJob:
     def abandon(self) -> None:
         """The caller has gone: what is not computed yet never will be."""
         self.future.cancel()
+
+
+def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
+    """The first of `jobs`, and those that follow as long as all their texts are one slice."""
+    found: list[EmbedJob] = []
+    characters = 0
+    for job in jobs:
+        characters += job.texts.num_characters
+        if found and characters > CHARACTERS_PER_SLICE:
+            break
+        found.append(job)
+    return found
 
 
 def tokenize_jobs(

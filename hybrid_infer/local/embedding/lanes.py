@@ -57,18 +57,20 @@ def lane_threads(device: str) -> tuple[int | None, ...]:
     return (threads,) * LANES if device == "cpu" and threads and _is_openmp_at_hand() else ()
 
 
-def share_of(waiting: int, idle: int, lanes: int) -> int:
+def share_of(waiting: int, idle: int, lanes: int, *, is_crowded: bool) -> int:
     """The tokens that a lane takes of those that wait, so that others find some too.
-
-    While others compute, what they do not find is what their own callers will ask next.
 
     Args:
         waiting: tokens that wait.
         idle: lanes that do not compute, this one among them.
         lanes: all of them.
+        is_crowded: whether many callers wait: short batches keep their turns short, and while a lane
+            answers one, the next callers' texts are there already.
     """
     share = -(-waiting // lanes)
-    return share if idle == lanes else max(share, LEAST_TOKENS)
+    if idle < lanes:
+        share = max(share, LEAST_TOKENS)
+    return min(share, LEAST_TOKENS) if is_crowded else share
 
 
 def set_own_threads(number: int) -> None:

@@ -11,19 +11,13 @@ from functools import partial
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
-from hybrid_infer.errors import EngineClosedError, OverloadedError
+from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding.batching import Entry, Window
-from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
 from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Runner, share_of
 from hybrid_infer.local.embedding.live import Live
-from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths
-from hybrid_infer.local.supervision import (
-    STUCK_SECONDS,
-    Crew,
-    RestartLimit,
-    Watchdog,
-    cause_of_death,
-)
+from hybrid_infer.local.embedding.texts import Lengths
+from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
 from hybrid_infer.local.waiting import too_late
 
 MAX_TEXTS = 262_144
@@ -31,7 +25,7 @@ MAX_TOKENS = 16_777_216
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
 MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the core; none waits
-CROWD = 8  # requests
+CROWD = 8  # requests; from here on they are tokenised together
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
 
@@ -43,7 +37,8 @@ class Scheduler:
     A sequence that finds the engine idle and itself alone is computed by all cores together, in
     the first lane; as soon as more waits, the other lanes, if there are any, compute side by side,
     each on its share of the cores: no core waits for another at the end of every operator.
-    Another thread tokenises large requests slice by slice, ahead of the lanes but never far.
+    Another thread tokenises large requests slice by slice, ahead of the lanes but never far, and
+    those of a crowd together, which costs half of what it costs their callers one by one.
     Threads start when they are needed, wait on conditions, never poll, and are replaced when they
     die; the requests that they were busy with get a typed error.
 
@@ -135,7 +130,7 @@ class Scheduler:
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
-            self._refuse_if_stuck()
+            self._watchdog.refuse_if_stuck("batch")
             self._ensure_threads(needs_tokens=lengths is None)
             self._live.admit(job)
             if lengths is None:
@@ -145,14 +140,6 @@ class Scheduler:
                 self._window.add(job, job.texts.request.normalize, lengths)
                 self._wake()
         job.future.add_done_callback(self._leave)
-
-    def _refuse_if_stuck(self) -> None:
-        seconds = self._watchdog.stuck_seconds
-        if seconds is not None:
-            raise OverloadedError(
-                f"the local engine is stuck: a batch has run for {seconds:.0f} s",
-                retry_after=STUCK_SECONDS,
-            )
 
     def _ensure_threads(self, *, needs_tokens: bool) -> None:
         for lane in (self._whole, *self._shares):
@@ -231,13 +218,15 @@ class Scheduler:
                 (self._whole.can_start if is_alone else self._can_share).notify()
             return []
         budget, waiting = lane.runner.token_budget, self._window.tokens
-        wants_full = self._fills_batches and idle < len(self._shares)
-        if waiting < (budget if wants_full else min(budget, LEAST_TOKENS)) and (
-            self._untokenized or "tokenize" in self._busy_with
-        ):
-            return []  # more comes at once, and wakes a lane
+        comes_more = bool(self._untokenized) or "tokenize" in self._busy_with
+        least = min(budget, LEAST_TOKENS) if self.is_crowded else 0
+        if self._fills_batches and idle < len(self._shares):
+            least = budget
+        if comes_more and waiting < least:
+            return []  # it wakes a lane
         if not is_alone and not self._fills_batches:
-            budget = min(budget, share_of(waiting, idle, len(self._shares)))
+            lanes, is_crowded = len(self._shares), self.is_crowded
+            budget = min(budget, share_of(waiting, idle, lanes, is_crowded=is_crowded))
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
         if self._window and not is_alone:
             self._can_share.notify()
@@ -281,22 +270,15 @@ class Scheduler:
         return True
 
     def _hungry(self) -> list[EmbedJob]:
-        """Requests that are not tokenised far enough ahead: all that are short, or the next long one."""
+        """Requests that are not tokenised far enough ahead, as many as one slice holds."""
         if not self._untokenized:
             return []
         lanes = self._shares or [self._whole]
         budget = sum(lane.runner.token_budget for lane in lanes)
         ahead = BUDGETS_AHEAD * budget // len(self._untokenized)
-        jobs: list[EmbedJob] = []
-        characters = 0
-        for job in self._untokenized:
-            if self._window.tokens_of(job) > ahead:
-                continue
-            characters += job.texts.num_characters
-            if jobs and characters > CHARACTERS_PER_SLICE:
-                break
-            jobs.append(job)
-        return jobs
+        return within_a_slice(
+            job for job in self._untokenized if self._window.tokens_of(job) <= ahead
+        )
 
     # Ending ----------------------------------------------------------------------------------
 

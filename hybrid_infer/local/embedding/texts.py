@@ -134,6 +134,9 @@ class RequestTexts:
         return lengths
 
     def _split(self) -> None:
+        if len(set(self.request.texts)) == self.num_texts:
+            self._numbers, self._counts = range(self.num_texts), [1] * self.num_texts
+            return
         numbers: dict[str, int] = {}
         self._numbers = [numbers.setdefault(text, len(numbers)) for text in self.request.texts]
         self._texts = list(numbers)
@@ -171,14 +174,14 @@ class RequestTexts:
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
     """Indices by falling length in characters, so that the slices' lengths in tokens fall too."""
+    lengths = list(map(len, texts))
     part: list[int] = []
     characters = 0
-    for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
-        if part and (
-            len(part) == TEXTS_PER_SLICE or characters + len(texts[index]) > CHARACTERS_PER_SLICE
-        ):
+    for index in sorted(range(len(texts)), key=lengths.__getitem__, reverse=True):
+        length = lengths[index]
+        if part and (len(part) == TEXTS_PER_SLICE or characters + length > CHARACTERS_PER_SLICE):
             yield part
             part, characters = [], 0
         part.append(index)
-        characters += len(texts[index])
+        characters += length
     yield part

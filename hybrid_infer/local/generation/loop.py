@@ -11,13 +11,12 @@ from collections.abc import Callable
 import torch
 
 from hybrid_infer.datatypes.deadline import Clock
-from hybrid_infer.errors import EngineClosedError, HybridInferError, OverloadedError
+from hybrid_infer.errors import EngineClosedError, HybridInferError
 from hybrid_infer.local.generation.batch import Batch
 from hybrid_infer.local.generation.decoders import Decoder
 from hybrid_infer.local.generation.job import ChatJob
 from hybrid_infer.local.generation.scheduling import Limits, Schedule
 from hybrid_infer.local.supervision import (
-    STUCK_SECONDS,
     Crew,
     RestartLimit,
     Watchdog,
@@ -88,12 +87,7 @@ class DecodeLoop:
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
-            seconds = self._watchdog.stuck_seconds
-            if seconds is not None:
-                raise OverloadedError(
-                    f"the local engine is stuck: a step has run for {seconds:.0f} s",
-                    retry_after=STUCK_SECONDS,
-                )
+            self._watchdog.refuse_if_stuck("step")
             self._schedule.check_room(len(self._unprepared) + len(self._schedule))
             self._crew.ensure("prepare", self._prepare_next)
             self._crew.ensure("decode", self._step)

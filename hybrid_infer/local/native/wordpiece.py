@@ -23,6 +23,7 @@ CHARACTER_SIZE = 3 + CHARACTER_BYTES  # of a character in the table
 FOREIGN, LETTER, DROPPED, BLANK, ALONE, OPENING = range(6)
 WHOLE, CUT, REFUSED = range(3)
 UNLIMITED = 2**62
+BRIEF_BYTES = 2_048  # some twenty microseconds; other threads may keep the lock for milliseconds
 
 
 @cache
@@ -93,9 +94,8 @@ class WordPiece:
     """
 
     def __init__(self, compiled: ctypes.CDLL, rules: Rules) -> None:
-        self._encode = compiled.wordpiece_encode
-        self._encode.argtypes = (POINTER(_WordPiece), c_char_p, c_int64, c_void_p, POINTER(c_int32))
-        self._encode.restype = None
+        self._encode = _encoder(compiled)
+        self._encode_briefly = _encoder(ctypes.PyDLL(str(LIBRARY)))
         self._max_tokens = rules.max_tokens
         self._num_around = len(rules.before) + len(rules.after)
         nodes = _trie(compiled, rules)
@@ -118,7 +118,7 @@ class WordPiece:
         self._reference = byref(self._structure)
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], list[int]]:
-        """Tokenise `texts`, without the interpreter's lock.
+        """Tokenise `texts`, without the interpreter's lock if it takes longer than to get that back.
 
         Returns:
             Each text's ids, which lie in one array, and whether it is ``WHOLE``, was ``CUT``, or is
@@ -133,12 +133,20 @@ class WordPiece:
         ids = np.empty(room + 1, np.int32)  # an empty one would have no address
         numbers = array("q", map(len, parts)) * 3  # the lengths, and room for ends and states
         address, _ = numbers.buffer_info()
-        self._encode(self._reference, data, num_texts, address, c_int32.from_buffer(ids.data))
+        encode = self._encode_briefly if len(data) <= BRIEF_BYTES else self._encode
+        encode(self._reference, data, num_texts, address, c_int32.from_buffer(ids.data))
         bounds = [0, *numbers[num_texts : 2 * num_texts]]
         return (
             [ids[start:end] for start, end in pairwise(bounds)],
             numbers[2 * num_texts :].tolist(),
         )
+
+
+def _encoder(compiled: ctypes.CDLL) -> Any:
+    encode = compiled.wordpiece_encode
+    encode.argtypes = (POINTER(_WordPiece), c_char_p, c_int64, c_void_p, POINTER(c_int32))
+    encode.restype = None
+    return encode
 
 
 def _table(characters: Mapping[int, Character]) -> bytearray:

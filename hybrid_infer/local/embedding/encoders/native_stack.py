@@ -115,18 +115,11 @@ class NativeStack:
         relative: RelativeBias | None,
         padding: int | None,
     ) -> None:
-        self._encode = kernels.encode
-        self._encode.argtypes = (
-            *(c_void_p,) * 3,
-            *(c_int64,) * 4,
-            c_void_p,
-            c_int,
-            c_void_p,
-            c_int,
-        )
+        self._encode, self._room_bytes = kernels.encode, kernels.encoder_room
+        integers = (c_int64,) * 4
+        self._encode.argtypes = (*(c_void_p,) * 3, *integers, c_void_p, c_int, c_void_p, c_int)
         self._encode.restype = c_int
-        self._room_bytes = kernels.encoder_room
-        self._room_bytes.argtypes = (c_void_p, *(c_int64,) * 2)
+        self._room_bytes.argtypes = (c_void_p, *integers[:2])
         self._room_bytes.restype = c_int64
         self._kept: list[Tensor] = []  # the kernels hold addresses only
         self._weights = weights

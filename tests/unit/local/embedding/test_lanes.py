@@ -156,18 +156,19 @@ def test_limiting_one_thread_limits_no_other():
 
 
 @pytest.mark.parametrize(
-    ("waiting", "idle", "share"),
+    ("waiting", "idle", "share", "in_a_crowd"),
     [
-        (10, 2, 5),  # nobody computes: each takes its part
-        (11, 2, 6),
-        (4_000, 2, 2_000),
-        (10, 1, LEAST_TOKENS),  # the other computes: a batch that is worth it, of what waits
-        (2 * LEAST_TOKENS, 1, LEAST_TOKENS),
-        (3 * LEAST_TOKENS, 1, 3 * LEAST_TOKENS // 2),
+        (10, 2, 5, 5),  # nobody computes: each takes its part
+        (11, 2, 6, 6),
+        (4_000, 2, 2_000, LEAST_TOKENS),
+        (10, 1, LEAST_TOKENS, LEAST_TOKENS),  # the other computes: a batch that is worth it
+        (2 * LEAST_TOKENS, 1, LEAST_TOKENS, LEAST_TOKENS),
+        (3 * LEAST_TOKENS, 1, 3 * LEAST_TOKENS // 2, LEAST_TOKENS),
     ],
 )
-def test_a_lane_leaves_something_for_the_others(waiting, idle, share):
-    assert share_of(waiting, idle, 2) == share
+def test_a_lane_leaves_something_for_the_others(waiting, idle, share, in_a_crowd):
+    assert share_of(waiting, idle, 2, is_crowded=False) == share
+    assert share_of(waiting, idle, 2, is_crowded=True) == in_a_crowd
 
 
 def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
