@@ -153,6 +153,9 @@ if TYPE_CHECKING:
     from hybrid_infer.settings import (
         Settings as Settings,
     )
+    from hybrid_infer.settings import (
+        TrustSettings as TrustSettings,
+    )
 
 __version__ = "0.1.0"
 
@@ -202,6 +205,7 @@ _EXPORTS = {
     "ServerSettings": "hybrid_infer.settings",
     "Settings": "hybrid_infer.settings",
     "StreamInterruptedError": "hybrid_infer.errors",
+    "TrustSettings": "hybrid_infer.settings",
     "UnverifiableError": "hybrid_infer.errors",
 }
 

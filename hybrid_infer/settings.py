@@ -34,7 +34,7 @@ class Bounds:
         return value <= self.at_most and (self.at_least is None or value >= self.at_least)
 
     def __str__(self) -> str:
-        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:g}"
+        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:,.15g}"
         joint = "and at most" if self.above is not None else "to"
         return f"{low} {joint} {self.at_most:,.15g}"
 
@@ -90,13 +90,14 @@ class EmbeddingSettings:
     Attributes:
         remote_batch_size: texts per remote request; the servers' own limit is 32.
         remote_concurrency: remote requests of one call in flight together.
-        token_budget: tokens of one local batch.
+        token_budget: tokens that are computed together locally. None: 4,096 on a CPU, and on a GPU
+            as many as a part of its free memory has room for, up to 131,072.
         norm_tolerance: how far a remote vector's norm may be from 1 before it is refused.
     """
 
     remote_batch_size: Annotated[int, Bounds(at_least=1, at_most=32)] = 32
     remote_concurrency: Annotated[int, Bounds(at_least=1, at_most=64)] = 8
-    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] = 4096
+    token_budget: Annotated[int, Bounds(at_least=16, at_most=1_048_576)] | None = None
     norm_tolerance: Fraction = 0.02
 
 
@@ -132,6 +133,18 @@ class MemorySettings:
     local_fraction: Fraction = 1.0
     budget_bytes: Annotated[int, Bounds(at_least=1024**2, at_most=2**60)] | None = None
     idle_seconds: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """What a local copy must prove before it is loaded.
+
+    Attributes:
+        strict: whether a model that is not pinned to a commit, or whose files models.lock does not
+            list, is refused; a listed file must have its hash in any case.
+    """
+
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +188,13 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of a client, and of the server around it, in five groups."""
+    """Every setting of a client, and of the server around it, in six groups."""
 
     routing: RoutingSettings = field(default_factory=RoutingSettings)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
 
 
@@ -189,6 +203,7 @@ SETTING_GROUPS: dict[str, type] = {
     "embedding": EmbeddingSettings,
     "generation": GenerationSettings,
     "memory": MemorySettings,
+    "trust": TrustSettings,
     "server": ServerSettings,
 }
 

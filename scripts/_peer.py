@@ -34,7 +34,7 @@ class Peer:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": _python_path()},
         )
 
     def seconds(self, do: str, **options: Any) -> float:
@@ -56,6 +56,11 @@ class Peer:
     def stop(self) -> None:
         """End the process."""
         self._process.communicate()
+
+
+def _python_path() -> str:
+    """This project in front of what the caller's environment adds."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def in_turn(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:

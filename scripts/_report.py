@@ -32,7 +32,7 @@ class Table:
         return "\n".join(lines + [f"| {' | '.join(row)} |" for row in self.rows])
 
 
-def machine(packages: Sequence[str]) -> str:
+def machine(packages: Sequence[str], device: str = "cpu") -> str:
     """The machine, by what matters and nothing that names it, and the versions of `packages`."""
     info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
@@ -43,8 +43,18 @@ def machine(packages: Sequence[str]) -> str:
     return (
         f"{fields.get('model name', 'unknown CPU')}, {os.cpu_count()} cores ({', '.join(flags)}); "
         f"Python {sys.version.split()[0]}, {versions}, hybrid_infer {hybrid_infer.__version__}. "
-        "Not measured on a GPU."
+        + ("Not measured on a GPU." if device == "cpu" else gpu(device))
     )
+
+
+def gpu(device: str) -> str:
+    """A GPU, its driver and torch's CUDA."""
+    import torch
+
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()[0]
+    name = torch.cuda.get_device_name(device)
+    return f"One {name}, driver {driver}, CUDA {torch.version.cuda}."
 
 
 def write_section(name: str, report: str) -> None:

@@ -49,6 +49,7 @@ SHAPE_TOKENS = 16
 SHAPE_LAYERS = 2
 CALLERS_ON_CUDA = (1, 16, 64)
 LAYERS_ON_CUDA = 32
+TOKENS_ALONE_ON_CUDA = 64
 LLAMA_3_8B, PHI_3_MINI = "Llama-3-8B", "Phi-3-mini"
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     LLAMA_3_8B: (
@@ -78,7 +79,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_shape(name: str, layers: int, folder: Path) -> Path:
+def make_shape(name: str, layers: int, folder: Path, device: str = "cpu") -> Path:
     """A snapshot of seeded weights in a real model's shape, with the tiny profile's tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -96,7 +97,8 @@ def make_shape(name: str, layers: int, folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(device):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(path)
     return path
 
@@ -178,6 +180,7 @@ class Theirs:
         )["input_ids"]
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
         self._model = loaded.to(device).eval()
+        self._manager: Any = None
 
     def prefill(self) -> None:
         """A bare forward pass over the prompt, and its likeliest token."""
@@ -197,22 +200,43 @@ class Theirs:
             pad_token_id=0,
         )
 
-    def continuous(self, lengths: Sequence[int]) -> None:
-        """Continuous batching, every request there from the start."""
-        from transformers import GenerationConfig
+    def continuous(self, lengths: Sequence[int]) -> float:
+        """Continuous batching, every request there from the start.
+
+        Returns:
+            The seconds from the first request to the last answer. On a CPU the manager is stopped
+            between its turns, so that its thread takes no core from others; on a GPU it stays, with
+            its cache and the graphs that it has recorded.
+        """
+        from transformers import ContinuousBatchingConfig, GenerationConfig
 
         config = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
-        manager = self._model.init_continuous_batching(generation_config=config)
-        manager.start()
-        try:
-            for length in lengths:
-                manager.add_request(self._ids, max_new_tokens=length)
-            left = len(lengths)
-            while left:
-                result = manager.get_result(timeout=1.0)
-                left -= result is not None and result.is_finished()
-        finally:
-            manager.stop(block=True)
+        if self._model.device.type == "cpu":
+            with self._model.continuous_batching_context_manager(
+                generation_config=config, warmup=False
+            ) as manager:
+                return _answered(manager, self._ids, lengths)
+        if self._manager is None:
+            self._manager = self._model.init_continuous_batching(
+                generation_config=config,
+                # The other contender is on this GPU, too.
+                continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=0.5),
+            )
+            self._manager.warmup()
+            self._manager.start()
+        return _answered(self._manager, self._ids, lengths)
+
+
+def _answered(manager: Any, ids: list[int], lengths: Sequence[int]) -> float:
+    """The seconds that a manager takes for one prompt and answers of these lengths."""
+    started = time.perf_counter()
+    for length in lengths:
+        manager.add_request(ids, max_new_tokens=length)
+    left = len(lengths)
+    while left:
+        result = manager.get_result(timeout=1.0)
+        left -= result is not None and result.is_finished()
+    return time.perf_counter() - started
 
 
 CONTENDERS: dict[str, type[Ours | Theirs]] = {
@@ -227,10 +251,10 @@ def answer_commands(contender: str, path: str, device: str, dtype: str) -> None:
     made = CONTENDERS[contender](Path(path), device, dtype)
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
-        do: Callable[..., None] = getattr(made, command.pop("do"))
+        do: Callable[..., float | None] = getattr(made, command.pop("do"))
         started = time.perf_counter()
-        do(**command)
-        return {"seconds": time.perf_counter() - started}
+        seconds = do(**command)
+        return {"seconds": time.perf_counter() - started if seconds is None else seconds}
 
     serve(answer)
 
@@ -344,10 +368,13 @@ def measure_shape(table: Table, name: str, repeats: int, folder: Path) -> None:
 
 def measure_on_cuda(table: Table, device: str, repeats: int, folder: Path) -> None:
     """A seeded model of eight billion weights, beside transformers' continuous batching."""
-    path = make_shape(LLAMA_3_8B, LAYERS_ON_CUDA, folder)
+    path = make_shape(LLAMA_3_8B, LAYERS_ON_CUDA, folder, device)
+    torch.cuda.empty_cache()
     with peers(("ours", "theirs"), path, device, "bfloat16") as (ours, theirs):
         for callers in CALLERS_ON_CUDA:
             lengths = [LENGTHS[number % len(LENGTHS)] for number in range(callers)]
+            if callers == 1:
+                lengths = [TOKENS_ALONE_ON_CUDA]
             taken = in_turn(
                 {
                     "continuous batching": partial(theirs.seconds, "continuous", lengths=lengths),
@@ -405,9 +432,7 @@ def main() -> None:
             if options.only != "real":
                 for name in SHAPES:
                     measure_shape(table, name, options.repeats, folder)
-    report = (
-        f"{machine(PACKAGES)} {options.dtype}, {options.repeats} repeats.\n\n{table.markdown()}"
-    )
+    report = f"{machine(PACKAGES, options.device)} {options.dtype}, {options.repeats} repeats.\n\n{table.markdown()}"
     print(report)
     if rates is not None and options.only is None:
         write_section("chat", report)

@@ -68,7 +68,7 @@ def docstrings() -> list[str]:
 class Ours:
     """The engine, loaded as the library loads it: on a thread that then ends."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, dtype: str, device: str = "cpu") -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         from hybrid_infer.datatypes.deadline import Deadline
@@ -78,31 +78,34 @@ class Ours:
         from hybrid_infer.local.embedding.encoders import load_encoder
         from hybrid_infer.local.embedding.engine import EmbeddingEngine
         from hybrid_infer.local.embedding.lanes import lane_threads
+        from hybrid_infer.local.embedding.sizing import auto_token_budget
         from hybrid_infer.local.embedding.tokenizing import TextTokenizer
-        from hybrid_infer.local.placement import Placement
-        from hybrid_infer.settings import Settings
+        from hybrid_infer.local.hardware import hardware
+        from hybrid_infer.local.placement import VALUE_BYTES, Placement
         from hybrid_infer.snapshots.facts import snapshot_facts
 
         self._request, self._deadline = EmbedRequest, Deadline
         facts = snapshot_facts(folder)
         self.tokenizer = TextTokenizer(folder, facts.max_seq_length, facts.prompt)
         with ThreadPoolExecutor(1) as loader:
-            placement = Placement("cpu", dtype)
+            placement = Placement(device, dtype)
             self.encoder = loader.submit(load_encoder, folder, facts, placement).result()
-        self._spec = ModelSpec("embeddings", folder.name, folder.name, None)
-        token_budget = Settings().embedding.token_budget
-        self._engine = EmbeddingEngine(
+        self.spec = ModelSpec("embeddings", folder.name, folder.name, None)
+        token_budget = auto_token_budget(
+            device, hardware(device).available_bytes, facts.dim or 1, VALUE_BYTES[dtype]
+        )
+        self.engine = EmbeddingEngine(
             self.encoder,
             self.tokenizer,
             Provenance(folder.name, None, verified=False, dtype=dtype),
             token_budget,
-            lane_threads=lane_threads("cpu", token_budget),
+            lane_threads=lane_threads(device, token_budget),
         )
 
     def embed(self, texts: list[str]) -> Any:
         """Vectors of `texts`."""
-        request = self._request(self._spec, tuple(texts))
-        return self._engine.embed(request, self._deadline(3600)).vectors
+        request = self._request(self.spec, tuple(texts))
+        return self.engine.embed(request, self._deadline(3600)).vectors
 
 
 class Bare(Ours):
@@ -140,14 +143,14 @@ class Bound:
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch
 
+        from hybrid_infer.local.embedding.sizing import CPU_TOKENS
         from hybrid_infer.local.weights import Linear
-        from hybrid_infer.settings import Settings
 
         config = json.loads((folder / "config.json").read_bytes())
         wide = config.get("intermediate_size", config.get("d_ff"))
         width = config.get("hidden_size", config.get("d_model"))
         self._num_layers = config.get("num_hidden_layers", config.get("num_layers"))
-        self.rows = Settings().embedding.token_budget
+        self.rows = CPU_TOKENS
         kind = getattr(torch, dtype)
         shapes = ((3 * width, width), (width, width), (wide, width), (width, wide))
         with torch.inference_mode():

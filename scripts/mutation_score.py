@@ -1,6 +1,6 @@
 """How many mutants the tests killed, file by file: what `mutmut run` left behind, as a table.
 
-scripts/audit runs it. It ends with 1 if fewer than ``--least`` per cent of all are killed. A mutant
+scripts/audit/mutants runs it. It ends with 1 if fewer than ``--least`` per cent of all are killed. A mutant
 under which the tests ran out of time is killed, as everywhere: the endless loop was noticed.
 """
 

@@ -54,7 +54,16 @@ def _own_folders(tmp_path_factory):
         patch.setenv("HF_TOKEN_PATH", str(root / "hf" / "token"))
         patch.setenv("HYBRID_INFER_CACHE_DIR", str(root / "cache"))
         patch.setenv("CI", "true")
+        # It reads the offline switches once, at its import: that must not be in a test that sets one.
+        import huggingface_hub.constants  # noqa: F401
+
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_lock():
+    """Tests stage other files as one commit; what one trusts is no business of the next."""
+    (Path(os.environ["HYBRID_INFER_CACHE_DIR"]) / "models.lock").unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)

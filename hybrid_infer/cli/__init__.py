@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from hybrid_infer.cli import (
+    bundle,
     chat,
     demo,
     doctor,
@@ -66,6 +67,7 @@ app.command("models")(models.models)
 app.command("pull")(pull.pull)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("fake-remote")(fake_remote.fake_remote)

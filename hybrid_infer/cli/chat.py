@@ -52,6 +52,7 @@ def chat(
     base_url: options.BaseUrlOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
 ) -> None:
     """Ask a model once, or talk with it."""
     question = _read_prompt(prompt)
@@ -74,6 +75,7 @@ def chat(
         deadline=deadline,
         device=device,
         dtype=dtype,
+        strict=strict,
     ) as client:
         if question is None:
             from hybrid_infer.cli.conversation import Conversation

@@ -50,6 +50,7 @@ def embed(
     base_url: options.BaseUrlOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
 ) -> None:
     """Turn texts into vectors: JSON lines on stdout, or a file."""
     tally = Tally()
@@ -65,6 +66,7 @@ def embed(
                 deadline=deadline,
                 device=device,
                 dtype=dtype,
+                strict=strict,
             )
         )
         call = {"model": model, "normalize": normalize, "route": route}

@@ -6,6 +6,7 @@ It comes from the environment or a saved login.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,14 @@ DtypeOption = Annotated[
     str,
     typer.Option(metavar="DTYPE", help="auto, float32, bfloat16, float16.", rich_help_panel=WHERE),
 ]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Load or fetch only what is pinned to a commit and listed in models.lock.",
+        rich_help_panel=WHERE,
+    ),
+]
 DeadlineOption = Annotated[
     float | None,
     typer.Option(
@@ -78,12 +87,39 @@ QuietOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")]
 
 
-def open_client(**arguments: Any) -> HybridClient:
+def open_client(*, strict: bool = False, **arguments: Any) -> HybridClient:
     """A client made of the options that were given; the others keep the client's defaults.
+
+    Args:
+        strict: whether ``settings.trust.strict`` is set, whatever models.yaml says.
+        **arguments: the client's.
 
     Raises:
         ConfigError: an option's value is wrong.
     """
     from hybrid_infer import HybridClient
 
-    return HybridClient(**{name: value for name, value in arguments.items() if value is not None})
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return HybridClient(**given, **strict_settings(given) if strict else {})
+
+
+def strict_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The client's ``settings=``: those of its models.yaml, but strict.
+
+    Args:
+        arguments: the client's others.
+
+    Raises:
+        ConfigError: models.yaml is wrong.
+    """
+    from dataclasses import replace
+
+    from hybrid_infer.registry import load_registry
+    from hybrid_infer.settings import TrustSettings
+
+    settings = load_registry(
+        arguments.get("models"),
+        profile=arguments.get("profile"),
+        base_url=arguments.get("base_url"),
+    ).settings
+    return {"settings": replace(settings, trust=TrustSettings(strict=True))}

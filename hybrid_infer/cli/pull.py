@@ -25,18 +25,26 @@ def pull(
         Path | None,
         typer.Option("--from", metavar="DIR", help="Take the files of one NAME from a folder."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")
+    ] = False,
     as_json: options.JsonOption = False,
     profile: options.ProfileOption = None,
     models: options.ModelsOption = None,
+    strict: options.StrictOption = False,
 ) -> None:
     """Download models to the Hub's cache, so that they can serve without the remote."""
     if bool(names) == everything:
         raise output.UsageFault(
             "name what to pull, or --all; `hybrid-infer models` lists the names"
         )
-    if source is not None and (everything or len(names or ()) != 1):
+    if source is not None and (everything or dry_run or len(names or ()) != 1):
         raise output.UsageFault("--from takes the files of exactly one NAME")
-    with options.open_client(profile=profile, models=models) as client:
+    if dry_run:
+        from hybrid_infer.cli.pull_plans import show_plans
+
+        raise typer.Exit(show_plans(names, profile=profile, models=models, as_json=as_json))
+    with options.open_client(profile=profile, models=models, strict=strict) as client:
         wanted = _every_name(client) if everything else list(names or ())
         folders, failures = _pull_each(client, wanted, source, as_json=as_json)
     if as_json:

@@ -43,6 +43,7 @@ def serve(
     base_url: options.BaseUrlOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
 ) -> None:
     """Serve OpenAI's, Hugging Face's and TEI's paths until Ctrl-C or SIGTERM."""
     from hybrid_infer.server.options import server_options
@@ -52,6 +53,9 @@ def serve(
         "profile": profile, "policy": policy, "models": models, "base_url": base_url,
         "device": device, "dtype": dtype,
     }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in arguments.items() if value is not None}
+    if strict:
+        given |= options.strict_settings(given)
     try:
         from hybrid_infer.server import lifecycle
         from hybrid_infer.server.running import run
@@ -64,11 +68,7 @@ def serve(
     except OSError as error:
         raise output.UsageFault(f"cannot listen on {host}:{port}: {error.strerror}") from error
     with opened:
-        run(listening, opened, _given(arguments), _announce)
-
-
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
+        run(listening, opened, given, _announce)
 
 
 def _announce(url: str) -> None:

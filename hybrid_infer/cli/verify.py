@@ -23,6 +23,7 @@ def verify(
     base_url: options.BaseUrlOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    strict: options.StrictOption = False,
 ) -> None:
     """Compare remotes with the local copy on hostile texts, or what is here with known vectors.
 
@@ -35,6 +36,7 @@ def verify(
         base_url=base_url,
         device=device,
         dtype=dtype,
+        strict=strict,
     ) as client:
         report = client.verify(name)
     if as_json:

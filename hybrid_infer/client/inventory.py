@@ -31,6 +31,7 @@ def pull(
         token=session.backends.download_token(),
         progress=progress,
         source=None if source is None else Path(source),
+        strict=session.settings.trust.strict,
     )
 
 

@@ -133,7 +133,12 @@ class LocalBackend:
     def _download(self, spec: ModelSpec) -> None:
         from hybrid_infer.snapshots.download import pull
 
-        pull(spec, token=self._token() if self._token else None, progress=False)
+        pull(
+            spec,
+            token=self._token() if self._token else None,
+            progress=False,
+            strict=self._settings.trust.strict,
+        )
 
     def warm(self, spec: ModelSpec) -> None:
         """Load `spec` now; returns when it is loaded.

@@ -8,8 +8,9 @@ from pathlib import Path
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.local.generation.gguf.library import check_installed
 from hybrid_infer.snapshots.facts import SnapshotFacts, check_assertions, snapshot_facts
-from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_facts
+from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_facts, gguf_revision
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.verification import check_gguf, check_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,20 @@ def find_copy(spec: ModelSpec) -> tuple[Path, SnapshotFacts]:
         check_installed(spec.name)
     check_assertions(spec, facts)
     return path, facts
+
+
+def check_copy(spec: ModelSpec, path: Path, *, strict: bool) -> None:
+    """Compare the copy at `path` with models.lock: each of its files is read, once a process.
+
+    Args:
+        spec: whose copy it is.
+        path: where `find_copy` found it.
+        strict: whether a copy that is not pinned, or not listed, is refused.
+
+    Raises:
+        ModelIntegrityError: it differs, or `strict` refuses it.
+    """
+    if spec.gguf is None:
+        check_snapshot(spec, path, strict=strict)
+    else:
+        check_gguf(spec, spec.gguf, path, gguf_revision(spec.gguf), strict=strict)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.events import Observer, ignore
-from hybrid_infer.local.copies import find_copy
+from hybrid_infer.local.copies import check_copy, find_copy
 from hybrid_infer.local.entries import Loading
 from hybrid_infer.local.generation.scheduling import Limits
 from hybrid_infer.local.hardware import hardware
-from hybrid_infer.local.placement import Claim, Placement, Situation
+from hybrid_infer.local.placement import VALUE_BYTES, Claim, Placement, Situation
 from hybrid_infer.local.refusal import place
 from hybrid_infer.local.translation import loading_errors
 from hybrid_infer.settings import Settings
@@ -53,7 +53,7 @@ def load_engine(
 
     Raises:
         ModelNotDownloadedError: it is not on this machine.
-        ModelIntegrityError: its files are damaged or disagree with models.yaml.
+        ModelIntegrityError: its files are damaged, or disagree with models.yaml or models.lock.
         InsufficientMemoryError: it does not fit.
         ConfigError: the device is not here, the dtype is forbidden for this model, or its file is
             quantised and that is not allowed.
@@ -64,6 +64,7 @@ def load_engine(
         now = situation_of(spec, facts, device=device, dtype=dtype, settings=settings)
         return place(replace(now, claims=tuple(claims), gone=tuple(gone)))
 
+    check_copy(spec, path, strict=settings.trust.strict)
     loading.enter("placing")
     placement = loading.place(decide)
     loading.enter("loading")
@@ -109,11 +110,18 @@ def _embedding_engine(
     from hybrid_infer.local.embedding.encoders import load_encoder
     from hybrid_infer.local.embedding.engine import EmbeddingEngine
     from hybrid_infer.local.embedding.lanes import lane_threads
+    from hybrid_infer.local.embedding.sizing import auto_token_budget
     from hybrid_infer.local.embedding.tokenizing import TextTokenizer
 
     tokenizer = TextTokenizer(path, facts.max_seq_length, facts.prompt)
     encoder = load_encoder(path, facts, placement)
-    token_budget = settings.embedding.token_budget
+    config = read_json(path / "config.json")
+    token_budget = settings.embedding.token_budget or auto_token_budget(
+        placement.device,
+        hardware(placement.device).available_bytes,
+        config.get("hidden_size") or config.get("d_model") or facts.dim or 1,
+        VALUE_BYTES[placement.dtype],
+    )
     return EmbeddingEngine(
         encoder,
         tokenizer,
@@ -139,7 +147,7 @@ def _chat_engine(
         from transformers import AutoTokenizer  # noqa: F401 - so that what follows finds it whole
     _compare_generation_defaults(path, spec)
     prompter = Prompter(path, spec.context_length or facts.context_length)
-    limits = Limits()
+    limits = Limits.on(placement.device)
     if placement.cache_tokens is not None:
         limits = replace(limits, cache_tokens=placement.cache_tokens)
     return ChatEngine(

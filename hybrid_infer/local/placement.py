@@ -18,7 +18,7 @@ LEAST_CACHE_TOKENS = 2048  # a copy that cannot hold this much of a conversation
 # Rows come in powers of two. What stands beside a tensor of them while it grows, its old self, is for
 # a moment and left to OVERHEAD.
 CACHE_SLACK = 2
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of one weight of a layer in torchao's weight-only schemes, scales included, as measured: one
 # scale for each row, or one and a zero point for each 64 weights.
 QUANTIZED_BYTES = {"int8": 1.01, "int4": 0.63}
@@ -199,7 +199,7 @@ def needed_bytes(facts: SnapshotFacts, wish: Wish) -> int:
     tokens = min(LEAST_CACHE_TOKENS, facts.context_length or 0)
     # Layers are not split, and accelerate keeps room for one on the first device: of each device
     # but the last, less than a layer stays unused, and of the first another one.
-    unused = len(wish.devices) * facts.sizes.block_values * _BYTES[wish.dtype]
+    unused = len(wish.devices) * facts.sizes.block_values * VALUE_BYTES[wish.dtype]
     if len(wish.devices) == 1:
         unused = 0
     weights = _weight_bytes(facts, wish) + unused
@@ -209,16 +209,20 @@ def needed_bytes(facts: SnapshotFacts, wish: Wish) -> int:
 def _weight_bytes(facts: SnapshotFacts, wish: Wish) -> int:
     values = facts.weight_bytes / STORED_BYTES.get(facts.weight_dtype, 4)
     if wish.quantization not in QUANTIZED_BYTES:  # a GGUF file's own is no smaller than on disk
-        return int(values * _BYTES[wish.dtype])
+        return int(values * VALUE_BYTES[wish.dtype])
     small = min(values, facts.sizes.layer_values)
-    return int((values - small) * _BYTES[wish.dtype] + small * QUANTIZED_BYTES[wish.quantization])
+    return int(
+        (values - small) * VALUE_BYTES[wish.dtype] + small * QUANTIZED_BYTES[wish.quantization]
+    )
 
 
 def _cache_bytes_per_token(facts: SnapshotFacts, wish: Wish) -> int:
     """What a token of a conversation costs; 0 for an embedding model, or where it is unknown."""
     if facts.context_length is None:
         return 0
-    return (facts.sizes.cache_values or 0) * _BYTES[wish.cache_dtype or wish.dtype] * CACHE_SLACK
+    return (
+        (facts.sizes.cache_values or 0) * VALUE_BYTES[wish.cache_dtype or wish.dtype] * CACHE_SLACK
+    )
 
 
 def _placed(situation: Situation, wish: Wish) -> Placement | None:
@@ -230,7 +234,8 @@ def _placed(situation: Situation, wish: Wish) -> Placement | None:
     per_token = _cache_bytes_per_token(facts, wish)
     if per_token:
         left = (allowed - int(weights * OVERHEAD)) // per_token
-        tokens = _cache_tokens(left, facts.context_length or 0)
+        usual = Limits.on(wish.devices[0]).rows * LEAST_CACHE_TOKENS
+        tokens = _cache_tokens(left, facts.context_length or 0, usual)
         placement = replace(placement, cache_tokens=tokens, cache_bytes=tokens * per_token)
     if len(wish.devices) == 1:
         return placement
@@ -242,11 +247,10 @@ def _placed(situation: Situation, wish: Wish) -> Placement | None:
     return replace(placement, spread=spread)
 
 
-def _cache_tokens(left: int, window: int) -> int:
+def _cache_tokens(left: int, window: int, usual: int) -> int:
     """Tokens that conversations may hold of the `left` that there is memory for.
 
     One whole window if there is room for it. Beyond that at most half, so that another model finds
-    a place, and no more than as many conversations as are computed together usually take.
+    a place, and no more than as many conversations as are computed together take as a rule.
     """
-    usual = Limits().rows * LEAST_CACHE_TOKENS
     return max(min(window, left), min(left // 2, usual))

@@ -144,7 +144,10 @@ class Linear:
         """Apply to ``(tokens, in)`` and add a ``(tokens, out)``."""
         if self._packed is not None:
             return _pointwise_add(x, residual, self._packed, self._bias)
-        return functional.linear(x, self._weight, self._bias).add_(residual)  # type: ignore[arg-type]  # as above
+        weight: Tensor = self._weight  # type: ignore[assignment]  # as above
+        if self._bias is None and weight.is_cuda and is_plain(weight):
+            return torch.addmm(residual, x, weight.t())  # the product's kernel adds by itself
+        return functional.linear(x, weight, self._bias).add_(residual)
 
 
 def is_plain(weight: Tensor) -> bool:

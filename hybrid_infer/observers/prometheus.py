@@ -12,6 +12,7 @@ from hybrid_infer.datatypes.route import BackendKind
 from hybrid_infer.events import (
     Answered,
     Asked,
+    AttemptFinished,
     BatchComputed,
     CacheLookedUp,
     CallFailed,
@@ -78,6 +79,9 @@ class PrometheusObserver:
             "Calls served by another target than the first choice",
             *("model", "from_backend", "to_backend", "reason"),
         )
+        self._attempts = counter(
+            "attempts_total", "Tries at each target of calls that ended", *call, "outcome"
+        )
         self._retries = counter(
             "retries_total", "Tries at a target that had failed the call", *call, "reason"
         )
@@ -104,7 +108,7 @@ class PrometheusObserver:
 
     @singledispatchmethod
     def _count(self, event: Event) -> None:
-        """What is told more than once is counted once."""
+        """Of a model that is loading there is nothing to count yet."""
 
     @_count.register
     def _(self, event: CallFinished) -> None:
@@ -139,6 +143,11 @@ class PrometheusObserver:
         self._fallbacks.labels(
             _model(event.model), event.from_target, event.to_target, event.reason
         ).inc()
+
+    @_count.register
+    def _(self, event: AttemptFinished) -> None:
+        target, outcome = event.attempt.target, event.attempt.reason or "ok"
+        self._attempts.labels(event.operation, _model(event.model), target, outcome).inc()
 
     @_count.register
     def _(self, event: Retried) -> None:

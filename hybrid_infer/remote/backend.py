@@ -25,6 +25,7 @@ from hybrid_infer.remote.completions import chat_reply, malformed
 from hybrid_infer.remote.dialects import SPEECHES, Embedded, refusal_of_option
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.keys import Secret
+from hybrid_infer.remote.logs import keep_keys_out_of_logs
 from hybrid_infer.remote.parts import PartReader
 from hybrid_infer.remote.postings import Posting
 from hybrid_infer.remote.rate_limits import rate_limit_state
@@ -54,6 +55,7 @@ class RemoteBackend:
         settings: Settings,
         on_limits: Callable[[RateLimitState], None] | None = None,
     ) -> None:
+        keep_keys_out_of_logs()
         self.remote = remote
         self._speech = SPEECHES[remote.dialect]
         self._key = key

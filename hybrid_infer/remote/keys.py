@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NoReturn
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from hybrid_infer.datatypes.models import RemoteSpec
 from hybrid_infer.errors import ConfigError
@@ -22,7 +23,15 @@ _HUGGINGFACE_HOSTS = ("huggingface.co", "endpoints.huggingface.cloud")
 _SENDABLE = re.compile(r"[\x21-\x7e\xa1-\xff]+")
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
-__all__ = ["MASK", "Secret", "find_key", "is_huggingface_host", "is_loopback", "redact"]
+__all__ = [
+    "MASK",
+    "Secret",
+    "find_key",
+    "is_huggingface_host",
+    "is_loopback",
+    "redact",
+    "redact_known",
+]
 
 
 class Secret:
@@ -35,10 +44,11 @@ class Secret:
         value: the key.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        _known[id(self)] = self
 
     def reveal(self) -> str:
         """The key itself, for the one place that sends it."""
@@ -66,6 +76,18 @@ class Secret:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Secret cannot be pickled")
+
+
+# Every key that is in use, for texts of which nobody can say whose they may hold.
+# By identity: equal ones come and go apart.
+_known: WeakValueDictionary[int, Secret] = WeakValueDictionary()
+
+
+def redact_known(text: str) -> str:
+    """`text` without any key that this process has, and without what looks like a Hub token."""
+    for secret in tuple(_known.values()):
+        text = text.replace(secret.reveal(), MASK)
+    return _HUB_TOKEN.sub(MASK, text)
 
 
 def redact(text: str, secret: Secret | None) -> str:

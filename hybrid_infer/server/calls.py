@@ -18,7 +18,7 @@ from hybrid_infer.server.bodies import read_body
 from hybrid_infer.server.schemas import ChatBody
 from hybrid_infer.server.service import service_of
 from hybrid_infer.server.sse import ChatEvents
-from hybrid_infer.server.work import until_gone
+from hybrid_infer.server.work import UntilGone
 from hybrid_infer.settings import ServerSettings
 
 DEFAULT_MODEL = "default"
@@ -47,7 +47,7 @@ async def answer_chat(request: Request, path_model: str | None = None) -> Respon
         _check_messages(body.messages, limits)
         options = _chat_options(body, limits)
         model = _chat_model(path_model or body.model)
-        async with until_gone(request.receive):
+        with UntilGone(request.scope):
             result = await service.client.chat.completions.create(
                 messages=body.messages, model=model, **options
             )
@@ -143,9 +143,8 @@ async def embedded(
     service = service_of(request)
     texts = [given] if isinstance(given, str) else given
     _check_texts(texts, service.limits)
-    with service.admission.waiting(len(texts)):
-        async with until_gone(request.receive):
-            return await service.client.embed(texts, model, normalize, truncate)
+    with service.admission.waiting(len(texts)), UntilGone(request.scope):
+        return await service.client.embed(texts, model, normalize, truncate)
 
 
 def _check_texts(texts: list[Any], limits: ServerSettings) -> None:

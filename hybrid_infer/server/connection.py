@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from hybrid_infer.server.errors import ErrorAnswer
 from hybrid_infer.server.gate import error_headers
+from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._linger_timer: TimerHandle | None = None
         self._head_bytes = 0
         self._reads_body = self._is_whole = self._is_surplus = False
+        self._work: set[UntilGone] = set()
+        self.is_gone = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""
@@ -60,9 +63,21 @@ class BoundedConnection(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Either side has closed."""
+        """Either side has closed: what is done for the client ends."""
         self._stop_timers()
+        self.is_gone = True
         super().connection_lost(exc)
+        for work in tuple(self._work):
+            work.client_left()
+
+    def watch(self, work: UntilGone) -> None:
+        """Tell `work` when the client leaves; reading goes on, or nobody would notice."""
+        self._work.add(work)
+        self.flow.resume_reading()
+
+    def unwatch(self, work: UntilGone) -> None:
+        """Tell it no longer."""
+        self._work.discard(work)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; those of a request that has its answer are dropped."""
@@ -91,6 +106,7 @@ class BoundedConnection(HttpToolsProtocol):
         if size > self._limits.max_header_bytes:
             self._refuse(self._too_large())
             return
+        cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
         self.cycle.transport = cast("Transport", _Exit(self))
 
@@ -170,15 +186,35 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 class _Exit:
-    """The way out of a request's cycle: it writes at once, and closes politely."""
+    """The way out of a request's cycle: an answer's head goes with its body, and closing is polite.
+
+    Each write is a call of the kernel, in which a thread that computes takes the interpreter.
+    """
 
     def __init__(self, connection: BoundedConnection) -> None:
         self._connection = connection
-        self.write = connection.transport.write
+        self._head: bytes | None = None
+        self._has_head = False
         self.is_closing = connection.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, the head a little later."""
+        if not self._has_head:
+            self._has_head, self._head = True, data
+            self._connection.loop.call_soon(self._send_head)
+            return
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        self._connection.transport.write(data)
+
+    def _send_head(self) -> None:
+        if self._head is not None:
+            self._connection.transport.write(self._head)
+            self._head = None
 
     def close(self) -> None:
         """End the connection."""
+        self._send_head()
         self._connection.end()
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from hybrid_infer.client.aio import AsyncHybridClient
 from hybrid_infer.server.admission import Admission
 from hybrid_infer.server.health import Health
+from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.statistics import Statistics
 from hybrid_infer.settings import ServerSettings
 
@@ -21,13 +22,15 @@ class Service:
     Attributes:
         client: serves every call.
         limits: what a client may ask for.
-        statistics: the client's observer.
+        statistics: an observer of the client: what the page and `/status` tell.
+        metrics: has the other one: what `/metrics` tells.
         is_draining: set once the server has been told to stop.
     """
 
     client: AsyncHybridClient
     limits: ServerSettings
     statistics: Statistics
+    metrics: Metrics
     is_draining: bool = False
     admission: Admission = field(init=False)
     health: Health = field(init=False)
@@ -36,9 +39,10 @@ class Service:
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
         self.health = Health(self.client, self.statistics)
+        self.metrics.watch(self.admission)
 
 
 def service_of(request: Request) -> Service:
     """The service that a request is for."""
-    service: Service = request.app.state.service
+    service: Service = request.app.service
     return service

@@ -20,7 +20,7 @@ from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.answers import chunk_document
 from hybrid_infer.server.bodies import GoneError
 from hybrid_infer.server.errors import STOPPING, answer_for
-from hybrid_infer.server.work import until_gone
+from hybrid_infer.server.work import UntilGone
 
 DONE = b"data: [DONE]\n\n"
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -69,11 +69,16 @@ class ChatEvents(Response):
 
         try:
             with self._held:
-                async with until_gone(receive), self._stream as stream:
-                    await send({
-                        "type": "http.response.start", "status": 200, "headers": self.raw_headers,
-                    })  # fmt: skip
-                    await self._write_all(stream, write)
+                async with self._stream as stream:
+                    with UntilGone(scope):
+                        await send(
+                            {
+                                "type": "http.response.start",
+                                "status": 200,
+                                "headers": self.raw_headers,
+                            }
+                        )
+                        await self._write_all(stream, write)
         except (GoneError, TimeoutError):
             return  # nobody reads; the server closes what is not complete
 

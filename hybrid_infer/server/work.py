@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Protocol, Self
 
-from starlette.types import Receive
+from starlette.types import Scope
 
 from hybrid_infer.server.bodies import GoneError
 
+CONNECTION = "hybrid_infer.connection"  # the key of a request's scope
 
-@asynccontextmanager
-async def until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what is inside as soon as the client has left.
+
+class Connection(Protocol):
+    """Where a request has come from."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left."""
+
+    def watch(self, work: UntilGone) -> None:
+        """Tell `work` when the client leaves."""
+
+    def unwatch(self, work: UntilGone) -> None:
+        """Tell it no longer."""
+
+
+class UntilGone:
+    """Cancels what is inside as soon as the client has left.
+
+    The connection itself tells of that: a task that waits for it, as ASGI would have it, costs each
+    request another two turns of the event loop.
 
     Args:
-        receive: of the request, whose body has been read.
+        scope: of the request.
 
     Raises:
         GoneError: the client has left.
     """
-    worker = asyncio.current_task()
-    has_left = False
 
-    async def watch() -> None:
-        nonlocal has_left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        has_left = True
-        if worker is not None:
-            worker.cancel()
+    __slots__ = ("_connection", "_has_left", "_worker")
 
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not has_left or worker is None or worker.uncancel():
-            raise  # somebody else wants the work to end, too
-        raise GoneError from None
-    finally:
-        watcher.cancel()
+    def __init__(self, scope: Scope) -> None:
+        self._connection: Connection = scope[CONNECTION]
+        self._worker = asyncio.current_task()
+        self._has_left = False
+
+    def client_left(self) -> None:
+        """The connection is lost."""
+        self._has_left = True
+        if self._worker is not None:
+            self._worker.cancel()
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        if self._connection.is_gone:
+            raise GoneError
+        self._connection.watch(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Watch no longer; a cancellation that was ours is the client's leaving."""
+        self._connection.unwatch(self)
+        if not self._has_left or not isinstance(error, asyncio.CancelledError):
+            return
+        if self._worker is not None and not self._worker.uncancel():
+            raise GoneError from None  # nobody else wants the work to end

@@ -8,10 +8,18 @@ from pathlib import Path
 from hybrid_infer.datatypes.models import Task
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.modules import modules_of
-from hybrid_infer.snapshots.reading import looks_like
+from hybrid_infer.snapshots.reading import looks_like, read_mapping
 from hybrid_infer.snapshots.tensors import safetensors_file, safetensors_header, weight_files
 
 # These have a configuration of their own; Normalize has none, and the Transformer's is the root's.
+_ATTENTION_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+)
 _CONFIGURED = frozenset({"Pooling", "Dense"})
 
 
@@ -35,8 +43,25 @@ def check_complete(task: Task, folder: Path) -> None:
                 _check_text(folder / path, "config.json")
             if kind == "Dense":
                 safetensors_header(safetensors_file(folder / path))
+            elif path and next((folder / path).glob("*.bin"), None):
+                safetensors_file(folder / path)  # or its loader would take the pickle
     for file in weight_files(folder):
         safetensors_header(file)
+    _check_foreign_code(folder)
+
+
+def _check_foreign_code(folder: Path) -> None:
+    """Refuse a configuration that would have a loader fetch code, or another model."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelIntegrityError(
+            f"{folder / 'adapter_config.json'} would change the model by another one's files"
+        )
+    config = read_mapping(folder / "config.json")
+    for key in _ATTENTION_KEYS:
+        if "/" in str(config.get(key) or ""):  # a repository of kernels
+            raise ModelIntegrityError(
+                f"{folder / 'config.json'} names {config[key]!r} as {key}: code that is not here"
+            )
 
 
 def _check_text(folder: Path, name: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.reading import read_json
+
+# A class, by convention in capitals: what a module of theirs imports for itself is none.
+_OWN_TYPE = re.compile(r"sentence_transformers(\.[A-Za-z_][A-Za-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
 
 Modules = tuple[tuple[str, str], ...]
 
@@ -27,7 +31,7 @@ def modules_of(path: Path) -> Modules:
     modules: list[tuple[str, str]] = []
     for entry in listed:
         kind, folder = str(entry.get("type", "")), str(entry.get("path", ""))
-        if not kind.startswith("sentence_transformers."):
+        if not _OWN_TYPE.fullmatch(kind):
             raise ModelIntegrityError(
                 f"{file} names the module type {kind!r}; only sentence_transformers' own are loaded"
             )

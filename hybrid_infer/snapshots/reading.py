@@ -8,6 +8,8 @@ from typing import Any
 
 from hybrid_infer.errors import ModelIntegrityError
 
+# A pickle of protocol 2 to 5, and the archive that torch.save wraps around one.
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
@@ -52,6 +54,8 @@ def looks_like(path: Path) -> str:
         return " (it is empty)"
     if start.startswith(b"version https://git-lfs"):
         return " (it is a Git LFS pointer: the real file was not fetched)"
+    if start.startswith(_PICKLES):
+        return " (it is a pickle, which is never loaded)"
     if start.startswith(b"<"):
         return " (it is an HTML page)"
     return ""

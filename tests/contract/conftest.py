@@ -1,6 +1,7 @@
 """The server as a process of its own, for tests that drive it with other people's clients."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -66,3 +67,27 @@ def start_server():
 def server(start_server):
     """One server on the tiny profile, without a key."""
     return start_server("--profile", "tiny")
+
+
+@pytest.fixture
+def own_globals(monkeypatch, tmp_path):
+    """The tiny profile; what an example leaves behind in others' modules is taken away again."""
+    import llm
+    import prometheus_client
+
+    from hybrid_infer.adapters import llm as plugin
+    from hybrid_infer.adapters.llm_interface import LLMInterface
+
+    monkeypatch.setenv("HYBRID_INFER_PROFILE", "tiny")
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    registry = prometheus_client.CollectorRegistry()
+    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
+    monkeypatch.setattr("hybrid_infer.observers.prometheus.REGISTRY", registry)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield llm
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.getLogger("hybrid_infer.calls").setLevel(logging.NOTSET)
+    LLMInterface.close()
+    plugin.client().close()
+    plugin.client.cache_clear()

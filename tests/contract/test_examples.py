@@ -19,30 +19,6 @@ SHOWN = {
 }
 
 
-@pytest.fixture
-def _own_globals(monkeypatch, tmp_path):
-    """What an example leaves behind in others' modules is taken away again."""
-    import llm
-    import prometheus_client
-
-    from hybrid_infer.adapters import llm as plugin
-    from hybrid_infer.adapters.llm_interface import LLMInterface
-
-    monkeypatch.setenv("HYBRID_INFER_PROFILE", "tiny")
-    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
-    registry = prometheus_client.CollectorRegistry()
-    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
-    monkeypatch.setattr("hybrid_infer.observers.prometheus.REGISTRY", registry)
-    handlers, level = list(logging.root.handlers), logging.root.level
-    yield llm
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    logging.getLogger("hybrid_infer.calls").setLevel(logging.NOTSET)
-    LLMInterface.close()
-    plugin.client().close()
-    plugin.client.cache_clear()
-
-
 def test_there_is_a_test_for_every_example():
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(SHOWN)
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
@@ -50,7 +26,7 @@ def test_there_is_a_test_for_every_example():
 
 
 @pytest.mark.parametrize("name", SHOWN)
-@pytest.mark.usefixtures("_own_globals")
+@pytest.mark.usefixtures("own_globals")
 def test_it_runs(name, capsys, caplog):
     caplog.set_level(logging.INFO, logger="hybrid_infer.calls")
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")

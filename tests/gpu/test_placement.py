@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybrid_infer.local.generation.decoders import load_decoder
+from hybrid_infer.local.generation.decoders import Piece, load_decoder
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quantizing import has_torchao
 from hybrid_infer.registry import load_registry
@@ -18,7 +18,7 @@ def logits(placement):
     decoder = load_decoder(path, placement)
     with torch.inference_mode():
         decoder.cache.begin(0, 16)
-        return decoder.prefill(0, 0, PROMPT).cpu()
+        return decoder.prefill([Piece(0, 0, PROMPT)]).cpu()
 
 
 @pytest.mark.skipif(not has_torchao(), reason="torchao is not installed")

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from hybrid_infer.errors import ModelIntegrityError
-from hybrid_infer.local.generation.decoders import load_decoder
+from hybrid_infer.local.generation.decoders import Piece, load_decoder
 from hybrid_infer.local.generation.decoders.generic import Generic
 from hybrid_infer.local.generation.decoders.llama import Llama
 from hybrid_infer.local.generation.decoders.native import NativeLlama
+from hybrid_infer.local.generation.decoders.recorded import RecordedLlama
 from hybrid_infer.local.native import library
 from hybrid_infer.local.placement import Placement
 
@@ -84,7 +85,7 @@ def steps(decoder, piece):
         for row, ids in enumerate(texts):
             decoder.cache.begin(row, len(ids) + NEW_TOKENS)
             for at in range(0, len(ids), piece):
-                logits = decoder.prefill(row, at, ids[at : at + piece])
+                logits = decoder.prefill([Piece(row, at, ids[at : at + piece])])
             got.append([logits[0].clone()])
         rows = list(range(len(texts)))
         for number in range(NEW_TOKENS):
@@ -98,6 +99,30 @@ def steps(decoder, piece):
         for row in rows:
             decoder.cache.end(row)
     return got
+
+
+def together(decoder):
+    """Logits behind each prompt, all read in one call, then again in two halves."""
+    texts = prompts()
+    with torch.inference_mode():
+        for row, ids in enumerate(texts):
+            decoder.cache.begin(row, len(ids) + NEW_TOKENS)
+        whole = decoder.prefill([Piece(row, 0, ids) for row, ids in enumerate(texts)]).clone()
+        halves = [len(ids) // 2 for ids in texts]
+        firsts = [
+            Piece(row, 0, ids[:half])
+            for row, (ids, half) in enumerate(zip(texts, halves, strict=True))
+            if half
+        ]
+        decoder.prefill(firsts)
+        rest = [
+            Piece(row, half, ids[half:])
+            for row, (ids, half) in enumerate(zip(texts, halves, strict=True))
+        ]
+        again = decoder.prefill(rest[::-1]).flip(0).clone()
+        for row in range(len(texts)):
+            decoder.cache.end(row)
+    return [[whole[row], again[row]] for row in range(len(texts))]
 
 
 def expected_steps(model):
@@ -133,6 +158,49 @@ def test_float32_is_transformers(model, piece):
     assert not decoder.cache.num_places
 
 
+def test_prompts_that_are_read_together_are_transformers(model):
+    folder, theirs = model
+    decoder = load_decoder(folder, Placement("cpu", "float32"))
+    expected = [[row[0], row[0]] for row in expected_steps(theirs)]
+    assert worst(together(decoder), expected) < 1e-4
+
+
+class WholeSpans(RecordedLlama):
+    """What a GPU records, computed at once: a graph cannot be had here, its arithmetic can."""
+
+    def _step(self, inputs, spans):
+        return self._span_logits(spans, inputs)
+
+
+@pytest.mark.parametrize("piece", [1000, 50])
+def test_steps_over_whole_spans_are_transformers(model, piece):
+    folder, theirs = model
+    with torch.inference_mode():
+        config = json.loads((folder / "config.json").read_text())
+        decoder = WholeSpans(_weights(folder, torch.float32), config)
+    assert worst(steps(decoder, piece), expected_steps(theirs)) < 1e-4
+
+
+def test_a_step_over_whole_spans_leaves_half_read_prompts_alone(tmp_path):
+    theirs = seeded(tmp_path, SHAPES["llama, grouped"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    with torch.inference_mode():
+        decoder = WholeSpans(_weights(tmp_path, torch.float32), config)
+        decoder.cache.begin(0, 60)
+        decoder.prefill([Piece(0, 0, [5] * 50)])
+        decoder.cache.begin(1, 256)  # all places that its slot has
+        ids = [(7 * place) % 203 for place in range(255)]
+        for start in range(0, 255, 51):
+            piece = ids[start : start + 51]
+            logits = decoder.prefill([Piece(1, start, piece)])
+            decoder.decode([9], [50 + start // 51], [0])
+        expected = theirs(torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(logits[0], expected, atol=1e-3, rtol=1e-3)
+        last = decoder.decode([3], [255], [1])
+        expected = theirs(torch.tensor([[*ids, 3]])).logits[0, -1]
+        torch.testing.assert_close(last[0], expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("piece", [1000, 50])
 @pytest.mark.skipif(library() is None, reason="the kernels are not here")
 def test_kernels_are_as_exact_as_torch_in_bfloat16(model, piece):
@@ -141,17 +209,21 @@ def test_kernels_are_as_exact_as_torch_in_bfloat16(model, piece):
     kernels = load_decoder(folder, Placement("cpu", "bfloat16"))
     assert isinstance(kernels, NativeLlama)
     with torch.inference_mode():
-        operators = Llama(_weights(folder), json.loads((folder / "config.json").read_text()))
+        operators = Llama(
+            _weights(folder, torch.bfloat16), json.loads((folder / "config.json").read_text())
+        )
     distance = typical(steps(kernels, piece), expected)
     assert distance < 1.1 * typical(steps(operators, piece), expected)
     assert distance < 0.05
+    read = [[row[0], row[0]] for row in expected]
+    assert typical(together(kernels), read) < 0.05
     assert not kernels.cache.num_pages
 
 
-def _weights(folder):
+def _weights(folder, dtype):
     from hybrid_infer.local.weights import Weights
 
-    return Weights.of_snapshot(folder, "cpu", torch.bfloat16)
+    return Weights.of_snapshot(folder, "cpu", dtype)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +250,7 @@ def test_kernels_read_no_further_than_their_tables(tmp_path):
         decoder.cache.begin(0, 600)
         for token in (-1, 203, 1 << 32):
             with pytest.raises(IndexError):
-                decoder.prefill(0, 0, [1, token])
+                decoder.prefill([Piece(0, 0, [1, token])])
         with pytest.raises(IndexError):
             decoder.decode([1], [512], [0])
 

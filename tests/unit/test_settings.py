@@ -52,7 +52,7 @@ def test_the_message_tells_the_bounds():
         ("routing", "max_attempts_per_target", 11, "a whole number from 1 to 10"),
         ("routing", "preload", "always", "one of on_failure, at_start, never"),
         ("memory", "local_fraction", 1.5, "a number above 0 and at most 1"),
-        ("memory", "max_body_bytes", 1, "a whole number from 1024 to 17,179,869,184"),
+        ("memory", "max_body_bytes", 1, "a whole number from 1,024 to 17,179,869,184"),
     ]:
         with pytest.raises(ConfigError) as caught:
             validated_settings(changed(group, name, value))

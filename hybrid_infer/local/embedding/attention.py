@@ -146,13 +146,21 @@ class RelativeBias:
 
     def __init__(self, table: Tensor, *, num_buckets: int = 32, max_distance: int = 128) -> None:
         self._table, self._num_buckets, self._max_distance = table, num_buckets, max_distance
-        self._bias = table.new_empty(1, table.shape[1], 0, 0)
+        self._computed_so_far = [table.new_empty(1, table.shape[1], 0, 0)]
 
     def __call__(self, longest: int) -> Tensor:
         """The bias of at least `longest` positions, ``(1, heads, positions, positions)``."""
-        bias = self._bias
+        bias = self._computed_so_far[-1]
         if bias.shape[-1] < longest:
-            bias = self._bias = self._computed(longest)
+            if not self._table.is_cuda:
+                bias = self._computed(longest)
+                self._computed_so_far = [bias]
+                return bias
+            # Other threads use it on streams of their own, and may still use a shorter one, which
+            # stays therefore: each is at least twice as long as the last.
+            bias = self._computed(max(longest, 2 * bias.shape[-1]))
+            torch.cuda.current_stream(bias.device).synchronize()
+            self._computed_so_far.append(bias)
         return bias
 
     def _computed(self, longest: int) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 SHORTEST_BUCKET = 16
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
+_LENGTH = attrgetter("length")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there are as many as texts, and that takes three times as long
 class Entry(Generic[OwnerT]):
     """One sequence that waits.
 
@@ -37,21 +39,27 @@ class _Queue(Generic[OwnerT]):
         self.bulks: deque[list[Entry[OwnerT]]] = deque()
         self.tokens = 0
 
-    def add(self, entries: list[Entry[OwnerT]]) -> None:
-        entries.sort(key=lambda entry: -entry.length)
-        entries.reverse()  # a list is popped at its end
+    def add(self, entries: list[Entry[OwnerT]]) -> int:
+        """Add a bulk; its tokens."""
+        entries.sort(key=_LENGTH, reverse=True)
+        entries.reverse()  # a list is taken from at its end
         self.bulks.append(entries)
-        self.tokens += sum(entry.length for entry in entries)
+        tokens: int = sum(map(_LENGTH, entries))
+        self.tokens += tokens
+        return tokens
 
     def peek(self) -> Entry[OwnerT]:
         return self.bulks[0][-1]
 
-    def pop(self) -> Entry[OwnerT]:
-        entry = self.bulks[0].pop()
-        self.tokens -= entry.length
-        if not self.bulks[0]:
+    def take(self, count: int, tokens: int) -> list[Entry[OwnerT]]:
+        """The first `count` of the first bulk, which have so many tokens."""
+        bulk = self.bulks[0]
+        taken = bulk[: -count - 1 : -1]
+        del bulk[-count:]
+        if not bulk:
             self.bulks.popleft()
-        return entry
+        self.tokens -= tokens
+        return taken
 
 
 class Window(Generic[OwnerT]):
@@ -64,18 +72,18 @@ class Window(Generic[OwnerT]):
     What goes together: an owner adds its sequences in bulks, and a bulk is taken from its longest
     sequence down, so neighbours in a batch have similar lengths. A bulk never overtakes an earlier
     one of its owner, so short sequences do not wait for ever behind longer ones that keep coming.
+
+    Attributes:
+        tokens: tokens that wait.
     """
 
     def __init__(self) -> None:
         self._queues: dict[OwnerT, _Queue[OwnerT]] = {}  # in the order of the rotation
+        self._num_waiting = 0
+        self.tokens = 0
 
     def __len__(self) -> int:
-        return sum(len(bulk) for queue in self._queues.values() for bulk in queue.bulks)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that wait."""
-        return sum(queue.tokens for queue in self._queues.values())
+        return self._num_waiting
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -95,11 +103,15 @@ class Window(Generic[OwnerT]):
         """
         entries = [Entry(owner, index, length) for index, length in lengths]
         if entries:
-            self._queues.setdefault(owner, _Queue(kind)).add(entries)
+            self._num_waiting += len(entries)
+            self.tokens += self._queues.setdefault(owner, _Queue(kind)).add(entries)
 
     def discard(self, owner: OwnerT) -> None:
         """Forget an owner's sequences; they will never be in a batch."""
-        self._queues.pop(owner, None)
+        queue = self._queues.pop(owner, None)
+        if queue is not None:
+            self._num_waiting -= sum(map(len, queue.bulks))
+            self.tokens -= queue.tokens
 
     def take(
         self,
@@ -128,7 +140,7 @@ class Window(Generic[OwnerT]):
                     self._serve(owner, queue, batch, limit)
             if batch.is_full:
                 break
-        batch.entries.sort(key=lambda entry: -entry.length)
+        batch.entries.sort(key=_LENGTH, reverse=True)
         return batch.entries
 
     def _serve(
@@ -139,11 +151,17 @@ class Window(Generic[OwnerT]):
             return
         del self._queues[owner]
         taken = 0
-        while queue.bulks and batch.admits(length := queue.peek().length):
-            if taken and taken + length > limit:
+        while queue.bulks:
+            bulk = queue.bulks[0]
+            count, tokens = batch.room_for(reversed(bulk), limit - taken, is_first=not taken)
+            is_whole = count == len(bulk)
+            if count:
+                batch.add(queue.take(count, tokens), tokens)
+                taken += tokens
+                self._num_waiting -= count
+                self.tokens -= tokens
+            if not is_whole:
                 break
-            batch.add(queue.pop())
-            taken += length
         if queue.bulks:
             self._queues[owner] = queue  # at the end of the rotation
 
@@ -164,10 +182,36 @@ class _Batch(Generic[OwnerT]):
             return True
         return self._items_left > 0 and length <= self._tokens_left
 
-    def add(self, entry: Entry[OwnerT]) -> None:
-        self.entries.append(entry)
-        self._tokens_left -= entry.length
-        self._items_left -= 1
+    def room_for(
+        self, entries: Iterable[Entry[OwnerT]], limit: int, *, is_first: bool
+    ) -> tuple[int, int]:
+        """How many of `entries`, in order, this batch admits, and their tokens.
+
+        Args:
+            entries: of one owner.
+            limit: their tokens at most.
+            is_first: whether the first of them may pass the limit.
+        """
+        count = tokens = 0
+        for entry in entries:
+            length = entry.length
+            if is_first and not count:
+                if not self.admits(length):
+                    break
+            elif (
+                count >= self._items_left
+                or tokens + length > self._tokens_left
+                or tokens + length > limit
+            ):
+                break
+            count += 1
+            tokens += length
+        return count, tokens
+
+    def add(self, entries: list[Entry[OwnerT]], tokens: int) -> None:
+        self.entries += entries
+        self._tokens_left -= tokens
+        self._items_left -= len(entries)
 
 
 @dataclass(frozen=True, slots=True)

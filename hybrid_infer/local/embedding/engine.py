@@ -35,7 +35,7 @@ class EmbeddingEngine:
         provenance: what to say of the weights.
         token_budget: tokens computed at the same time at most.
         lane_threads: cores of each lane in which batches are computed side by side once more
-            than one sequence waits; empty: one batch at a time, on all cores.
+            than one sequence waits, None for no limit; empty: one batch at a time, on all cores.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
@@ -52,7 +52,7 @@ class EmbeddingEngine:
         provenance: Provenance,
         token_budget: int,
         *,
-        lane_threads: Sequence[int] = (),
+        lane_threads: Sequence[int | None] = (),
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
@@ -78,6 +78,7 @@ class EmbeddingEngine:
                 ),
             ],
             partial(tokenize_jobs, tokenizer),
+            fills_batches=None in lane_threads,
             max_texts=max_texts,
             max_tokens=max_tokens,
             clock=clock,

@@ -45,15 +45,20 @@ class EmbedJob:
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
 
-    def put(self, index: int, row: NDArray[np.float32]) -> None:
-        """Store the row of a sequence; the last one answers the caller."""
+    def put(self, indices: list[int], rows: NDArray[np.float32]) -> None:
+        """Store the rows of sequences; the last ones answer the caller.
+
+        Args:
+            indices: which sequences.
+            rows: ``(sequences, dim)``.
+        """
         with self._lock:
             if self._vectors is None:
                 self._left = self.texts.num_sequences
-                self._vectors = new_vectors(self._left, len(row))
-            self._vectors[index] = row
-            self.texts.forget(index)
-            self._left -= 1
+                self._vectors = new_vectors(self._left, rows.shape[1])
+            self._vectors[indices] = rows
+            self.texts.forget(indices)
+            self._left -= len(indices)
             if self._left:
                 return
         with suppress(InvalidStateError):  # the caller left in this very moment

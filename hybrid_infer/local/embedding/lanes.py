@@ -12,9 +12,8 @@ from typing import Protocol
 from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.job import EmbedJob
 
-LANE_TOKENS = (
-    1_024  # of a lane's batch, at least: with less, more of its time goes into what is around it
-)
+CUDA_LANES = 2
+LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
 LEAST_TOKENS = 512  # with fewer, reading the weights takes too much of a batch's time
 
 
@@ -43,8 +42,10 @@ class Lane:
     is_busy: bool = False
 
 
-def lane_threads(device: str, token_budget: int) -> tuple[int, ...]:
-    """The cores of each lane on a device; empty if one batch at a time is best.
+def lane_threads(device: str, token_budget: int) -> tuple[int | None, ...]:
+    """The cores of each lane on a device; None: no share of them; empty: one batch at a time.
+
+    A GPU computes one lane's batch while the other lane delivers its last and packs its next.
 
     Args:
         device: where batches are computed.
@@ -52,6 +53,8 @@ def lane_threads(device: str, token_budget: int) -> tuple[int, ...]:
     """
     import torch
 
+    if device.startswith("cuda"):
+        return (None,) * CUDA_LANES
     if device != "cpu" or not _is_openmp_at_hand():
         return ()
     return split_cores(torch.get_num_threads(), token_budget)

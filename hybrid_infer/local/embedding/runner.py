@@ -63,7 +63,7 @@ class BatchRunner:
         """
         parts = [batch]
         while parts:
-            part = [entry for entry in parts.pop() if not entry.owner.is_done]
+            part = _unanswered(parts.pop())
             if not part:
                 continue
             if len(part) > 1 and _num_tokens(part) > self.token_budget:  # it has shrunk since
@@ -96,14 +96,20 @@ class BatchRunner:
         return []
 
     def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> None:
-        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=1)
-        for entry in part:
-            entry.owner.deadline.renew()
-        for entry, row, is_finite in zip(part, rows, finite, strict=True):
-            if is_finite:
-                entry.owner.put(entry.index, row)
+        places: dict[EmbedJob, list[int]] = {}
+        for place, entry in enumerate(part):
+            places.setdefault(entry.owner, []).append(place)
+        for owner in places:
+            owner.deadline.renew()
+        is_finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=1)
+        is_sound = bool(is_finite.all())
+        for owner, own in places.items():
+            if is_sound or is_finite[own].all():
+                owner.put(
+                    [part[place].index for place in own], rows if len(places) == 1 else rows[own]
+                )
             else:
-                entry.owner.fail(not_a_number(self._provenance))
+                owner.fail(not_a_number(self._provenance))
 
     def _shrink(self, part: Batch) -> None:
         """A batch of `part`'s size does not fit."""
@@ -124,6 +130,12 @@ def not_a_number(provenance: Provenance) -> LocalEngineError:
     return LocalEngineError(
         f"{provenance.model} in {provenance.dtype} computed a value that is not a number"
     )
+
+
+def _unanswered(part: Batch) -> Batch:
+    """What of it somebody still waits for."""
+    done = {owner for owner in {entry.owner for entry in part} if owner.is_done}
+    return [entry for entry in part if entry.owner not in done] if done else part
 
 
 def _num_tokens(part: Batch) -> int:

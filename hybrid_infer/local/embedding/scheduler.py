@@ -12,10 +12,10 @@ from functools import partial
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.errors import EngineClosedError
-from hybrid_infer.local.embedding.admission import Admission, Claim
 from hybrid_infer.local.embedding.batching import Entry, Window
 from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
 from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Runner, share_of
+from hybrid_infer.local.embedding.live import Live
 from hybrid_infer.local.embedding.texts import Lengths
 from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
 from hybrid_infer.local.waiting import too_late
@@ -48,6 +48,9 @@ class Scheduler:
         name: of the threads.
         runners: each computes batches on its own thread; the first uses all cores, the others
             share them and leave them to the first while it computes.
+        fills_batches: whether a lane waits for a full batch while another lane computes and more is
+            being tokenised, instead of taking its share of what there is at once. So it is on a GPU,
+            which a full batch uses better than several small ones do.
         tokenize: tokenises the next slice of each of several requests.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
@@ -61,12 +64,14 @@ class Scheduler:
         runners: Sequence[Runner],
         tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Lengths]]],
         *,
+        fills_batches: bool = False,
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
         on_batch: Callable[[int, int, float, int], None] | None = None,
     ) -> None:
         self._tokenize, self._on_batch = tokenize, on_batch
+        self._fills_batches = fills_batches
         self._lock = threading.Lock()
         can_share = threading.Condition(self._lock)
         self._whole, *self._shares = (
@@ -77,10 +82,7 @@ class Scheduler:
         self._can_tokenize = self._condition()
         self._window: Window[EmbedJob] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
-        # Every job that has no answer, by its future: a callback that knew the job itself would
-        # keep its array alive in a cycle.
-        self._live: dict[Future[EmbedReply], tuple[EmbedJob, Claim]] = {}
-        self._admission = Admission(max_texts, max_tokens)
+        self._live = Live(max_texts, max_tokens)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
         self._watchdog = Watchdog(clock)
         self._crew = Crew(name, self._bury)
@@ -130,8 +132,7 @@ class Scheduler:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("batch")
             self._ensure_threads(needs_tokens=lengths is None)
-            claim = self._admission.admit(job.texts.num_texts, job.texts.num_tokens)
-            self._live[job.future] = (job, claim)
+            self._live.admit(job)
             if lengths is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
@@ -158,11 +159,10 @@ class Scheduler:
         if self._owner != os.getpid():
             return
         with self._lock:
-            job, claim = self._live.pop(future)
+            job = self._live.leave(future)
             self._window.discard(job)
             if self._untokenized.pop(job, job) is None:
                 self._wake()  # a lane may have waited for its tokens
-            self._admission.release_all(claim)
 
     # The compute threads ---------------------------------------------------------------------
 
@@ -218,10 +218,13 @@ class Scheduler:
                 (self._whole.can_start if is_alone else self._can_share).notify()
             return []
         budget, waiting = lane.runner.token_budget, self._window.tokens
-        is_more_to_come = bool(self._untokenized) or "tokenize" in self._busy_with
-        if self.is_crowded and is_more_to_come and waiting < min(budget, LEAST_TOKENS):
+        comes_more = bool(self._untokenized) or "tokenize" in self._busy_with
+        least = min(budget, LEAST_TOKENS) if self.is_crowded else 0
+        if self._fills_batches and idle < len(self._shares):
+            least = budget
+        if comes_more and waiting < least:
             return []  # it wakes a lane
-        if not is_alone:
+        if not is_alone and not self._fills_batches:
             lanes, is_crowded = len(self._shares), self.is_crowded
             budget = min(budget, share_of(waiting, idle, lanes, is_crowded=is_crowded))
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
@@ -230,17 +233,12 @@ class Scheduler:
         return batch
 
     def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
-        tokens = sum(entry.length for entry in batch)
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
             seconds = self._watchdog.end(lane.task)
             waiting = len(self._window)
-            self._admission.measured(tokens, seconds)
-            for entry in batch:
-                live = self._live.get(entry.owner.future)
-                if live is not None:
-                    self._admission.release(live[1], 1, entry.length)
+            tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:
             self._on_batch(len(batch), tokens, seconds, waiting)
 
@@ -305,7 +303,7 @@ class Scheduler:
         self._is_closed = True
         for condition in (self._whole.can_start, self._can_share, self._can_tokenize):
             condition.notify_all()
-        return [job for job, _ in self._live.values()]
+        return self._live.jobs
 
     def close(self) -> None:
         """Answer everyone at once; the running batch ends on its own."""

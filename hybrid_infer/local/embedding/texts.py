@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +79,10 @@ class RequestTexts:
         """The token ids of a sequence."""
         return self._tokens[index]
 
-    def forget(self, index: int) -> None:
-        """Drop the token ids of a sequence that has its row."""
-        del self._tokens[index]
+    def forget(self, indices: Iterable[int]) -> None:
+        """Drop the token ids of sequences that have their rows."""
+        for index in indices:
+            del self._tokens[index]
 
     # Tokenising ------------------------------------------------------------------------------
 
@@ -127,13 +128,15 @@ class RequestTexts:
                 if not self.request.truncate:
                     raise self._too_long(index, max_seq_length)
                 self._is_cut[index] = True
-            # Many texts wait long: as an array they take a tenth of the memory.
-            self._tokens[index] = ids if self.num_texts == 1 else np.array(ids, np.int32)
+            self._tokens[index] = ids
             self._prompt_tokens += len(ids) * self._counts[index]
             lengths.append((index, len(ids)))
         return lengths
 
     def _split(self) -> None:
+        if len(set(self.request.texts)) == self.num_texts:
+            self._numbers, self._counts = range(self.num_texts), [1] * self.num_texts
+            return
         numbers: dict[str, int] = {}
         self._numbers = [numbers.setdefault(text, len(numbers)) for text in self.request.texts]
         self._texts = list(numbers)
@@ -171,14 +174,14 @@ class RequestTexts:
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
     """Indices by falling length in characters, so that the slices' lengths in tokens fall too."""
+    lengths = list(map(len, texts))
     part: list[int] = []
     characters = 0
-    for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
-        if part and (
-            len(part) == TEXTS_PER_SLICE or characters + len(texts[index]) > CHARACTERS_PER_SLICE
-        ):
+    for index in sorted(range(len(texts)), key=lengths.__getitem__, reverse=True):
+        length = lengths[index]
+        if part and (len(part) == TEXTS_PER_SLICE or characters + length > CHARACTERS_PER_SLICE):
             yield part
             part, characters = [], 0
         part.append(index)
-        characters += len(texts[index])
+        characters += length
     yield part

@@ -1,4 +1,4 @@
-"""From texts to token ids, in the Rust tokenizer."""
+"""From texts to token ids, in the Rust tokenizer or, where it gives the same, in our own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.local.embedding.wordpieces import native_tokenizer
+from hybrid_infer.local.native.wordpiece import CUT, REFUSED
 from hybrid_infer.snapshots.reading import read_optional
 
 # Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
@@ -17,7 +22,7 @@ ALONE_CHARACTERS = 1_024
 class TokenizedTexts(NamedTuple):
     """Token ids of each text, special tokens included, and which texts were cut to fit."""
 
-    ids: list[list[int]]
+    ids: list[NDArray[np.int32]]
     truncated: list[bool]
 
 
@@ -44,12 +49,13 @@ class TextTokenizer:
             raise ModelIntegrityError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        if max_seq_length is not None:
-            self._tokenizer.enable_truncation(max_seq_length)
         if _lowercases(path):
             own = self._tokenizer.normalizer
             steps = [Lowercase()] if own is None else [Lowercase(), own]
             self._tokenizer.normalizer = Steps(steps)
+        self._native = native_tokenizer(self._tokenizer, max_seq_length)
+        if max_seq_length is not None:
+            self._tokenizer.enable_truncation(max_seq_length)
         self.max_seq_length = max_seq_length
         self._prompt = prompt
 
@@ -57,12 +63,25 @@ class TextTokenizer:
         """Tokenise `texts`, in order."""
         if self._prompt:
             texts = [self._prompt + text for text in texts]
+        if self._native is None:
+            return self._tokenized_by_rust(texts)
+        ids, states = self._native(texts)
+        truncated = [state == CUT for state in states]
+        if REFUSED in states:
+            refused = [number for number, state in enumerate(states) if state == REFUSED]
+            rest = self._tokenized_by_rust([texts[number] for number in refused])
+            for number, own_ids, is_cut in zip(refused, rest.ids, rest.truncated, strict=True):
+                ids[number], truncated[number] = own_ids, is_cut
+        return TokenizedTexts(ids, truncated)
+
+    def _tokenized_by_rust(self, texts: Sequence[str]) -> TokenizedTexts:
         if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
             encoding = self._tokenizer.encode(texts[0])
-            return TokenizedTexts([encoding.ids], [bool(encoding.overflowing)])
+            ids = np.array(encoding.ids, np.int32)
+            return TokenizedTexts([ids], [bool(encoding.overflowing)])
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
-            [encoding.ids for encoding in encodings],
+            [np.array(encoding.ids, np.int32) for encoding in encodings],
             [bool(encoding.overflowing) for encoding in encodings],
         )
 

@@ -10,7 +10,7 @@ from itertools import count
 from torch import Tensor
 
 from hybrid_infer.errors import EngineClosedError, HybridInferError, LocalEngineError
-from hybrid_infer.local.generation.decoders import Decoder
+from hybrid_infer.local.generation.decoders import Decoder, Piece
 from hybrid_infer.local.generation.job import ChatJob
 from hybrid_infer.local.translation import is_device_lost, local_errors
 from hybrid_infer.local.waiting import too_late
@@ -84,30 +84,61 @@ class Batch:
 
     @property
     def prompt_tokens_left(self) -> int:
-        """Tokens of the next prompt that are not computed yet."""
-        row = self._prompts[0] if self._prompts else None
-        return 0 if row is None else len(row.job.tokens) - row.length
+        """Tokens of the prompts that are not computed yet."""
+        return sum(len(row.job.tokens) - row.length for row in self._prompts)
 
     def prefill(self, size: int) -> None:
-        """Compute `size` more tokens of the next prompt."""
-        row = self._prompts[0]
-        ids = row.job.tokens[row.length : row.length + size]
+        """Compute `size` more tokens of the prompts, those first whose last turn is longest ago."""
+        pieces: list[tuple[Row, list[int]]] = []
+        for row in list(self._prompts):
+            ids = row.job.tokens[row.length : row.length + size]
+            self._prompts.rotate(-1)
+            if row.length or self._begin(row):
+                pieces.append((row, ids))
+                size -= len(ids)
+            if not size:
+                break
+        if pieces:
+            self._prefill(pieces)
+
+    def _begin(self, row: Row) -> bool:
+        """Make room for an answer; whether there is."""
         try:
             with local_errors("generation"):
-                if not row.length:
-                    self._decoder.cache.begin(row.number, row.job.places)
-                scored = _scored(self._decoder.prefill(row.number, row.length, ids))
+                self._decoder.cache.begin(row.number, row.job.places)
         except HybridInferError as error:
             self._fail(row, error)
+            return False
+        return True
+
+    def _prefill(self, pieces: list[tuple[Row, list[int]]]) -> None:
+        """Compute pieces of prompts; a row whose error it was fails."""
+        try:
+            with local_errors("generation"):
+                scored = _scored(
+                    self._decoder.prefill(
+                        [Piece(row.number, row.length, ids) for row, ids in pieces]
+                    )
+                )
+        except HybridInferError as error:
+            if len(pieces) == 1 or is_device_lost(error):
+                self._fail(pieces[0][0], error)
+            else:
+                half = len(pieces) // 2
+                self._prefill(pieces[:half])
+                self._prefill(pieces[half:])
             return
-        self._prompts.rotate(-1)
-        row.length += len(ids)
-        if row.length < len(row.job.tokens):
-            return
+        for (row, ids), score in zip(pieces, scored, strict=True):
+            row.length += len(ids)
+            if row.length == len(row.job.tokens):
+                self._begin_answer(row, score)
+
+    def _begin_answer(self, row: Row, score: tuple[float, int, Tensor]) -> None:
+        """A prompt is whole; what its answer begins with, as `_scored` gives it."""
         self._prompts.remove(row)
         row.job.begin()
         if row.job.max_new_tokens:
-            self._advance([row], scored)
+            self._advance([row], [score])
         else:
             row.job.finish("length")
             self._leave(row)

@@ -41,6 +41,11 @@ class Limits:
     waiting: int = 256
     prefill_tokens: int = 256
 
+    @classmethod
+    def on(cls, device: str) -> Limits:
+        """Those that suit a device: a GPU reads its weights in the time of hundreds of tokens."""
+        return cls(rows=128, prefill_tokens=2048) if device.startswith("cuda") else cls()
+
 
 def extent(places: int) -> int:
     """Tokens that a cache has room for when an answer may have `places`: two sizes an octave."""

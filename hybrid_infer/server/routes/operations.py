@@ -12,7 +12,6 @@ from starlette.responses import PlainTextResponse, Response
 from hybrid_infer import __version__
 from hybrid_infer.server import describing
 from hybrid_infer.server.errors import RefusedError
-from hybrid_infer.server.metrics import MEDIA_TYPE, exposition
 from hybrid_infer.server.service import Service, service_of
 
 router = APIRouter(tags=["Operations"])
@@ -63,7 +62,7 @@ async def status_document(service: Service) -> dict[str, Any]:
     responses=describing.answers(None),
 )
 async def metrics(request: Request) -> Response:
-    """Counts in Prometheus' text format."""
-    service = service_of(request)
-    text = exposition(service.statistics, service.admission)
-    return PlainTextResponse(text, headers={"content-type": MEDIA_TYPE})
+    """Counts in Prometheus' text format, or OpenMetrics where that is asked for."""
+    accepted = request.headers.get("accept", "")
+    text, content_type = service_of(request).metrics.exposition(accepted)
+    return Response(text, headers={"content-type": content_type})

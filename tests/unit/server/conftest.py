@@ -8,8 +8,10 @@ import threading
 import pytest
 
 from hybrid_infer import AsyncHybridClient, ServerSettings
+from hybrid_infer.observers import combine
 from hybrid_infer.server.app import create_app
 from hybrid_infer.server.lifecycle import HybridServer, listening_socket
+from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.options import server_options
 from hybrid_infer.server.statistics import Statistics
 
@@ -20,12 +22,13 @@ class RunningServer:
     """A server around a real client, on a thread with its own event loop."""
 
     def __init__(self, limits=None, key=None, **arguments):
-        self.statistics = Statistics()
+        self.statistics, metrics = Statistics(), Metrics()
         self.options = server_options("127.0.0.1", 0, key)
         limits = limits or ServerSettings()
         arguments = {"profile": "tiny", "policy": "local-only", "dtype": "float32"} | arguments
-        self.client = AsyncHybridClient(**arguments, on_event=self.statistics)
-        app = create_app(self.client, self.options, limits, self.statistics)
+        observer = combine(self.statistics, metrics.observer)
+        self.client = AsyncHybridClient(**arguments, on_event=observer)
+        app = create_app(self.client, self.options, limits, self.statistics, metrics)
         self.service = app.service
         self._listening = listening_socket(self.options)
         self.port = self._listening.getsockname()[1]
@@ -38,11 +41,12 @@ class RunningServer:
     def _run(self):
         asyncio.run(self._server.serve(sockets=[self._listening]))
 
-    def ask(self, method, path, body=None):
+    def ask(self, method, path, body=None, headers=None):
         """Status, headers and what the body holds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         payload = None if body is None else json.dumps(body)
-        connection.request(method, path, payload, {"content-type": "application/json"})
+        headers = {"content-type": "application/json"} | (headers or {})
+        connection.request(method, path, payload, headers)
         answer = connection.getresponse()
         data = answer.read()
         connection.close()

@@ -6,23 +6,32 @@ import socket
 import threading
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hybrid_infer import LocalEngineError, ServerSettings
 from hybrid_infer.local.generation.job import ChatJob
+from hybrid_infer.testing import Reply
 
 PATIENCE_SECONDS = 60
 
 
-def chat_head(body):
+def ask_for_chat(client, body):
+    """Send a request's head, and its body once the server waits for it."""
     text = json.dumps(body).encode()
-    return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    client.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
     )
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sendall(text)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_stops_the_local_copy_within_a_step(server, monkeypatch, stream):
+@pytest.mark.parametrize(("stream", "most_held"), [(True, 65_536), (False, 65_536), (False, 1)])
+def test_a_client_that_leaves_stops_the_local_copy_within_a_step(
+    server, monkeypatch, stream, most_held
+):
+    # Above that the connection is not read from, until somebody takes the body.
+    monkeypatch.setattr("uvicorn.protocols.http.httptools_impl.HIGH_WATER_LIMIT", most_held)
     messages = [{"role": "user", "content": "Tell me about low latency."}]
     server.ask("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 1})
     taken, has_left, began, take = [], threading.Event(), threading.Event(), ChatJob.take
@@ -45,7 +54,7 @@ def test_a_client_that_leaves_stops_the_local_copy_within_a_step(server, monkeyp
     monkeypatch.setattr(ChatJob, "take", watched)
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as client:
         body = {"messages": messages, "max_tokens": 200, "temperature": 0, "stream": stream}
-        client.sendall(chat_head(body))
+        ask_for_chat(client, body)
         assert began.wait(PATIENCE_SECONDS)
     has_left.set()
     assert ended.wait(PATIENCE_SECONDS)  # the request is over while the model is still in its step
@@ -138,11 +147,47 @@ def test_status_tells_where_each_alias_is(server):
     assert body["recent"]["local_calls"] >= 1
 
 
-def test_metrics_are_text(server):
-    status, headers, text = server.ask("GET", "/metrics")
-    assert status == 200
-    assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "hybrid_infer_server_requests_in_progress 0" in text
+def test_metrics_are_the_observer_s_and_the_queue_s(start, fake_remote_factory):
+    remote = fake_remote_factory(answers="tiny")
+    remote.enqueue(Reply(status=429, headers={"Retry-After": "600"}))
+    server = start(ServerSettings(max_requests=2), policy="remote-first", base_url=remote.url)
+    assert server.ask("POST", "/v1/embeddings", {"input": "a", "model": "small"})[0] == 200
+    assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 200
+    with server.service.admission.request(), server.service.admission.waiting(7):
+        with server.service.admission.request():
+            assert server.ask("POST", "/embed", {"inputs": "a"})[0] == 429
+        status, headers, text = server.ask("GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            samples[sample.name.removeprefix("hybrid_infer_"), labels] = sample.value
+
+    def told(name, **labels):
+        return samples[name, tuple(sorted(labels.items()))]
+
+    call = {"operation": "embeddings", "model": "embeddings/small"}
+    pair = {"model": "embeddings/small", "backend": "huggingface"}
+    assert told("requests_total", **call, backend="local", outcome="ok") == 1
+    assert told("request_duration_seconds_count", **call, backend="local") == 1
+    limited = {"backend": "huggingface", "outcome": "rate_limited"}
+    assert told("attempts_total", **call, **limited) == 1
+    assert told("attempts_total", **call, backend="local", outcome="ok") == 1
+    fell = {"from_backend": "huggingface", "to_backend": "local", "reason": "rate_limited"}
+    assert told("fallbacks_total", model="embeddings/small", **fell) == 1
+    assert told("breaker_state", **pair) == 1
+    assert told("queue_depth", model="tiny/all-MiniLM-L6-v2") == 0
+    assert told("server_requests_in_progress") == 1
+    assert told("server_texts_waiting") == 7
+    assert told("server_refused_total") == 1
+
+
+def test_a_collector_may_ask_for_openmetrics(server):
+    asked = {"accept": "application/openmetrics-text; version=1.0.0"}
+    _, headers, text = server.ask("GET", "/metrics", headers=asked)
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert text.endswith("# EOF\n")
 
 
 def test_the_schema_of_huggingface_s_client_is_understood():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -69,10 +70,19 @@ def staged(hub, model_folder, pinned):
     return folder
 
 
+def git_blob_id(body):
+    return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+
+
+def is_large(name):
+    return name.endswith((".safetensors", ".bin", ".gguf"))
+
+
 class FakeHub:
     """A repository's tree and files as the Hub serves them, and what was asked of it.
 
-    `answer` replaces every reply by (status, headers).
+    `answer` replaces every reply by (status, headers), `sends` the bytes of a file but not what is
+    said of them.
     """
 
     def __init__(self, folder):
@@ -82,6 +92,7 @@ class FakeHub:
             if file.is_file()
         }
         self.answer = None
+        self.sends = {}
         self.requests = []
         self.url = ""
 
@@ -89,10 +100,7 @@ class FakeHub:
         if self.answer is not None:
             return (*self.answer, b"{}")
         if "/tree/" in path:
-            listed = [
-                {"type": "file", "path": name, "size": len(body), "oid": self.etag(name)}
-                for name, body in self.files.items()
-            ]
+            listed = [self.entry(name) for name in self.files]
             return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
         if "/revision/" in path:
             body = {"id": "org/model", "sha": REVISION, "siblings": []}
@@ -100,10 +108,23 @@ class FakeHub:
         name = path.partition("?")[0].partition(f"/resolve/{REVISION}/")[2]
         if name not in self.files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        return 200, {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": REVISION}, self.files[name]
+        return (
+            200,
+            {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": REVISION},
+            self.sends.get(name, self.files[name]),
+        )
+
+    def entry(self, name):
+        body = self.files[name]
+        found = {"type": "file", "path": name, "size": len(body), "oid": git_blob_id(body)}
+        if is_large(name):
+            found["lfs"] = {"oid": self.etag(name), "size": len(body), "pointerSize": 134}
+        return found
 
     def etag(self, name):
-        return hashlib.sha1(self.files[name], usedforsecurity=False).hexdigest()
+        """As the Hub: SHA-256 for what LFS keeps, git's own name for the rest."""
+        body = self.files[name]
+        return hashlib.sha256(body).hexdigest() if is_large(name) else git_blob_id(body)
 
     def fetched(self):
         return [
@@ -113,9 +134,9 @@ class FakeHub:
         ]
 
 
-@pytest.fixture
-def fake_hub(model_folder):
-    state = FakeHub(model_folder)
+@contextmanager
+def served(folder):
+    state = FakeHub(folder)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -139,7 +160,21 @@ def fake_hub(model_folder):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def serve_hub():
+    """Serves the files of a folder as the Hub does."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(served(folder))
+
+
+@pytest.fixture
+def fake_hub(serve_hub, model_folder):
+    return serve_hub(model_folder)

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import pickle
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,9 +19,15 @@ from hybrid_infer.errors import (
     RemoteServerError,
 )
 from hybrid_infer.registry import load_registry
-from hybrid_infer.snapshots import download
-from hybrid_infer.snapshots.download import pull
+from hybrid_infer.snapshots import download, listing
+from hybrid_infer.snapshots.download import plan_pull, pull
+from hybrid_infer.snapshots.folders import repo_folder
+from hybrid_infer.snapshots.guards import guarded
+from hybrid_infer.snapshots.hub import hub_url, token_for
+from hybrid_infer.snapshots.lock import read_lock, record, user_lock
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.selection import is_allowed
+from hybrid_infer.snapshots.verification import check_snapshot, measured
 
 TOKEN = "hf_canary_canary_canary"
 
@@ -31,8 +38,8 @@ def _impatient(monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
 
 
-def pulled(fake_hub, spec, token=TOKEN):
-    return pull(spec, endpoint=fake_hub.url, token=token, progress=False)
+def pulled(fake_hub, spec, token=TOKEN, **options):
+    return pull(spec, endpoint=fake_hub.url, token=token, progress=False, **options)
 
 
 def test_a_pinned_model_arrives_and_is_found(hub, fake_hub, pinned):
@@ -148,16 +155,15 @@ def test_offline_sends_nothing_and_names_the_variable(hub, fake_hub, pinned, mon
         ("huggingface.co", False),
     ],
 )
-def test_the_key_goes_to_hugging_face_and_loopback_only(hub, pinned, monkeypatch, url, expected):
-    given = {}
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda _repo, **options: given.update(options)
-    )
-    monkeypatch.setenv("HF_ENDPOINT", url)
-    with pytest.raises(Exception, match="hybrid-infer pull"):
-        pull(pinned, token=TOKEN, progress=False)
-    assert given["token"] == (TOKEN if expected else False)
-    assert given["endpoint"] == url
+def test_the_key_goes_to_hugging_face_and_loopback_only(url, expected):
+    assert token_for(url, TOKEN) == (TOKEN if expected else False)
+    assert token_for(url, None) is False
+
+
+def test_the_environment_names_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    assert hub_url("org/model", None) == "https://mirror.example"
+    assert hub_url("org/model", "http://127.0.0.1:1") == "http://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
@@ -171,17 +177,17 @@ def test_the_key_goes_to_hugging_face_and_loopback_only(hub, pinned, monkeypatch
         (ValueError("surprise"), APIConnectionError),
     ],
 )  # fmt: skip
-def test_disks_and_networks_are_told_apart(hub, pinned, monkeypatch, error, expected):
+def test_disks_and_networks_are_told_apart(hub, fake_hub, pinned, monkeypatch, error, expected):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(expected) as caught:
-        pull(pinned, progress=False)
+        pulled(fake_hub, pinned)
     assert type(caught.value) is expected
 
 
-def test_a_lock_that_is_never_released_is_a_local_error(hub, pinned, monkeypatch):
+def test_a_lock_that_is_never_released_is_a_local_error(hub, fake_hub, pinned, monkeypatch):
     filelock = pytest.importorskip("filelock")
 
     def fail(*_, **__):
@@ -189,7 +195,7 @@ def test_a_lock_that_is_never_released_is_a_local_error(hub, pinned, monkeypatch
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(LocalEngineError):
-        pull(pinned, progress=False)
+        pulled(fake_hub, pinned)
 
 
 def test_a_malformed_repository_id_is_the_callers_mistake(hub, fake_hub, pinned):
@@ -208,6 +214,100 @@ def test_no_progress_leaves_the_hubs_own_bars_alone(hub, fake_hub, pinned, capsy
 
 
 def test_a_seeded_model_is_written_and_never_asked_for(monkeypatch):
-    monkeypatch.setattr(download, "_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(download, "list_repository", lambda *_: pytest.fail("asked the Hub"))
     spec = load_registry(profile="tiny").resolve("embeddings", "small")
     assert pull(spec, endpoint=dead_end()) == find_snapshot(spec)
+
+
+def test_what_arrives_goes_into_the_lock(hub, fake_hub, pinned):
+    folder = pulled(fake_hub, pinned)
+    listed = read_lock(user_lock())[pinned.repo, pinned.revision]
+    assert listed == measured(folder)
+    assert set(listed) == {name for name in fake_hub.files if is_allowed(name)}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_other_bytes_than_the_hub_lists_do_not_stay(hub, fake_hub, pinned, name):
+    whole = fake_hub.files[name]
+    fake_hub.sends[name] = whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:]
+    with pytest.raises(ModelIntegrityError, match=f"{name} of .* arrived with other contents"):
+        pulled(fake_hub, pinned)
+    assert not user_lock().exists()
+    fake_hub.sends.clear()
+    assert (pulled(fake_hub, pinned) / name).read_bytes() == whole
+
+
+def test_a_flipped_bit_on_disk_is_mended_by_pulling_again(hub, fake_hub, pinned):
+    folder = pulled(fake_hub, pinned)
+    weights = (folder / "model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 16
+    weights.write_bytes(content)
+    with pytest.raises(ModelIntegrityError, match=r"model\.safetensors"):
+        check_snapshot(pinned, folder, strict=False)
+    before = len(fake_hub.fetched())
+    assert pulled(fake_hub, pinned) == folder
+    assert fake_hub.fetched()[before:] == ["model.safetensors"]
+    check_snapshot(pinned, folder, strict=True)
+
+
+def test_a_hub_that_changes_its_mind_about_a_commit_is_refused_before_a_byte(hub, fake_hub, pinned):
+    pulled(fake_hub, pinned)
+    before = len(fake_hub.fetched())
+    fake_hub.files["model.safetensors"] += b"more"
+    with pytest.raises(ModelIntegrityError, match="one source says"):
+        pulled(fake_hub, pinned)
+    assert len(fake_hub.fetched()) == before
+
+
+def test_strict_fetches_only_what_is_listed(hub, fake_hub, model_folder, pinned, unpinned):
+    with pytest.raises(ModelIntegrityError, match="does not list"):
+        pulled(fake_hub, pinned, strict=True)
+    with pytest.raises(ModelIntegrityError, match="not pinned"):
+        pulled(fake_hub, unpinned, strict=True)
+    assert fake_hub.fetched() == []
+    record(pinned.repo, pinned.revision, measured(model_folder))
+    assert pulled(fake_hub, pinned, strict=True) == find_snapshot(pinned)
+
+
+def test_a_disk_without_room_is_said_before_a_byte(hub, fake_hub, pinned, monkeypatch):
+    monkeypatch.setattr(listing, "free_bytes", lambda _: 1_000_000)
+    with pytest.raises(LocalEngineError, match=r"0\.00 GB free, and .* needed.*HF_HUB_CACHE"):
+        pulled(fake_hub, pinned)
+    assert fake_hub.fetched() == []
+
+
+def test_a_plan_tells_sizes_and_fetches_nothing(hub, fake_hub, pinned):
+    plan = plan_pull(pinned, endpoint=fake_hub.url)
+    assert plan.files == {
+        name: len(body) for name, body in fake_hub.files.items() if is_allowed(name)
+    }
+    assert plan.missing == tuple(sorted(plan.files))
+    assert plan.missing_bytes == sum(plan.files.values())
+    assert fake_hub.fetched() == []
+    pulled(fake_hub, pinned)
+    assert plan_pull(pinned, endpoint=fake_hub.url).missing == ()
+
+
+def test_a_name_that_leaves_the_folder_is_refused(hub, fake_hub, pinned):
+    fake_hub.files["../../../evil.json"] = b"{}"
+    with pytest.raises(ModelIntegrityError, match=r"evil\.json.* no file name"):
+        pulled(fake_hub, pinned)
+    assert fake_hub.fetched() == []
+
+
+def test_what_a_killed_download_left_is_removed_and_what_one_writes_is_not(hub, fake_hub, pinned):
+    blobs = repo_folder(pinned.repo, hub) / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.12345678.incomplete").write_bytes(b"half")
+    (blobs / "def.12345678.incomplete").write_bytes(b"half")
+    with guarded(hub / ".locks" / repo_folder(pinned.repo, hub).name / "def.lock"):
+        pulled(fake_hub, pinned)
+    assert [file.name for file in blobs.glob("*.incomplete")] == ["def.12345678.incomplete"]
+
+
+def test_many_pulls_at_once_fetch_each_file_once(hub, fake_hub, pinned):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: pulled(fake_hub, pinned), range(8)))
+    assert set(found) == {find_snapshot(pinned)}
+    assert len(fake_hub.fetched()) == len(set(fake_hub.fetched()))

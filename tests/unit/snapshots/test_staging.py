@@ -13,7 +13,8 @@ from hybrid_infer.errors import InvalidRequestError, LocalEngineError, ModelInte
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import drafts
 from hybrid_infer.snapshots.resolve import find_snapshot
-from hybrid_infer.snapshots.staging import is_allowed, stage
+from hybrid_infer.snapshots.selection import is_allowed
+from hybrid_infer.snapshots.staging import stage
 
 
 def names(folder):

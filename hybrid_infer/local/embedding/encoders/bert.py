@@ -43,6 +43,7 @@ class Bert:
             + weights("embeddings.token_type_embeddings.weight")[0]
         )
         self._stack = load_stack(weights, config, _NAMES, positions)
+        self.is_recordable = self._stack.is_recordable
         self.means = self._stack.means
 
     def __call__(self, packed: Packed) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import Direct, TokenIds, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Trunk
+from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk
 from hybrid_infer.local.placement import Placement
+from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
 from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
 
@@ -85,13 +87,59 @@ class PackedEncoder:
         self.direct: Direct | None = None
         if self._means is not None:
             self.direct = DirectMeans(self._means, has_normalize=self._tail.has_normalize)
+        self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
+        self._of_thread = threading.local()
+        if self._trunk.device.type == "cuda":
+            torch.cuda.synchronize(self._trunk.device)  # what was loaded is there for every stream
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         if self._means is not None:
             rows, _ = self._means(sequences, is_unit=normalize and self._tail.has_normalize)
             return rows
-        packed = Packed.of(sequences, self._trunk.device)
-        pooled = self._tail(self._trunk(packed), packed, normalize=normalize)
-        vectors: NDArray[np.float32] = pooled.cpu().numpy()
+        if self._trunk.device.type != "cuda":
+            packed = Packed.of(sequences, self._trunk.device)
+            vectors: NDArray[np.float32] = self._pooled(packed, normalize=normalize).numpy()
+            return vectors
+        with torch.cuda.stream(self._own.stream):
+            return self._encode_on_gpu(sequences, normalize=normalize)
+
+    def _encode_on_gpu(
+        self, sequences: Sequence[TokenIds], *, normalize: bool
+    ) -> NDArray[np.float32]:
+        if self._is_recordable:
+            lengths = np.array([len(ids) for ids in sequences])
+            shape = Shape.around(lengths)
+            pooled = self._own.recorder(
+                (shape, normalize),
+                shape.block(sequences, lengths, is_gpu=True),
+                lambda block: self._pooled(shape.packed(block), normalize=normalize),
+            )
+        else:
+            packed = Packed.of(sequences, self._trunk.device)
+            pooled = self._pooled(packed, normalize=normalize)
+        vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
         return vectors
+
+    def _pooled(self, packed: Packed, *, normalize: bool) -> torch.Tensor:
+        return self._tail(self._trunk(packed), packed, normalize=normalize)
+
+    @property
+    def _own(self) -> _Own:
+        own: _Own | None = getattr(self._of_thread, "own", None)
+        if own is None:
+            own = self._of_thread.own = _Own(self._trunk.device)
+        return own
+
+
+class _Own:
+    """What each thread has of a GPU, so that one thread's batch need not wait for another's.
+
+    Attributes:
+        stream: its queue.
+        recorder: what it has recorded.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+        self.recorder = Recorder(device)

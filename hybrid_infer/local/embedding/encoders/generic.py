@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hybrid_infer.local.embedding.encoders import Direct, TokenIds
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
+from hybrid_infer.local.shipped import check_shipped
 
 
 class GenericEncoder:
@@ -26,6 +27,7 @@ class GenericEncoder:
     direct: Direct | None = None
 
     def __init__(self, path: Path, placement: Placement) -> None:
+        check_shipped(path)
         with quiet_loading():
             from sentence_transformers import SentenceTransformer
 

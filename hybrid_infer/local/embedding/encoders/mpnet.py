@@ -32,6 +32,8 @@ class MPNet:
         config: its config.json.
     """
 
+    is_recordable = False  # its attention has as many buckets as a batch happens to need
+
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         weights.strip("mpnet.")
         self.device = weights.device

@@ -103,6 +103,8 @@ class NativeStack:
         width: of a token's vector.
     """
 
+    is_recordable = False
+
     def __init__(
         self,
         kernels: ctypes.CDLL,

@@ -15,42 +15,57 @@ from torch import Tensor
 from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
 from hybrid_infer.local.embedding.encoders import TokenIds
 
+LEAST_ROWS = 64  # of a recording: fewer take a GPU no less time
+SHORTEST = 16
+
 
 @dataclass(frozen=True)
 class Packed:
     """Sequences laid end to end, sorted by length, and a few rows of nothing to end on a round size.
 
-    oneDNN compiles a kernel for every number of rows that it meets (5 to 15 ms a layer kind), so
-    batches come in few sizes. The rows of nothing belong to no sequence and reach no result.
+    oneDNN compiles a kernel for every number of rows that it meets (5 to 15 ms a layer kind), and what
+    a GPU has recorded has fixed sizes, so batches come in few. The rows of nothing reach no result.
 
     Attributes:
-        ids: token ids, int64 ``(rows,)``.
-        positions: each token's place in its sequence, from 0, int64 ``(rows,)``.
+        ids: token ids ``(rows,)``, int64 on a CPU and int32 on a GPU.
+        positions: each token's place in its sequence, from 0; the same dtype and shape.
+        ends: behind the last token of each sequence, with a 0 in front; the same dtype,
+            ``(sequences + 1,)``.
         num_tokens: rows that belong to sequences.
-        lengths: tokens of each sequence.
+        longest: tokens of the longest sequence, or somewhat more.
+        lengths: tokens of each sequence; empty where only a GPU knows.
     """
 
     ids: Tensor
     positions: Tensor
+    ends: Tensor
     num_tokens: int
+    longest: int
     lengths: tuple[int, ...]
 
     @classmethod
     def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
         """Pack sequences that are sorted by length."""
         lengths = np.array([len(ids) for ids in sequences])
-        num_tokens = int(lengths.sum())
-        ids = np.zeros(round_size(num_tokens), np.int64)
-        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
-        positions = np.zeros_like(ids)
-        positions[:num_tokens] = np.arange(num_tokens)
-        positions[:num_tokens] -= np.repeat(lengths.cumsum() - lengths, lengths)
-        return cls(
-            torch.from_numpy(ids).to(device),
-            torch.from_numpy(positions).to(device),
-            num_tokens,
-            tuple(lengths.tolist()),
-        )
+        num_tokens, is_gpu = int(lengths.sum()), device.type == "cuda"
+        num_rows = num_tokens if is_gpu else round_size(num_tokens)
+        shape = Shape(num_rows, len(lengths), int(lengths[0]))
+        block = shape.block(sequences, lengths, is_gpu=is_gpu).to(device, non_blocking=True)
+        return cls(*shape.parts(block), num_tokens, shape.longest, tuple(lengths.tolist()))
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences, those of a shape that are empty included."""
+        return len(self.ends) - 1
+
+    @cached_property
+    def segments(self) -> Tensor:
+        """The number of each token's sequence, int64 ``(num_tokens,)``."""
+        if self.ids.is_cuda:  # by an operation whose result has a size that is known before
+            places = torch.arange(self.num_tokens, device=self.ids.device, dtype=self.ends.dtype)
+            return torch.searchsorted(self.ends[1:], places, right=True)
+        numbers = torch.arange(self.num_sequences)
+        return torch.repeat_interleave(numbers, self.ends.diff(), output_size=self.num_tokens)
 
     def positions_behind(self, padding: int) -> Tensor:
         """Positions from `padding` + 1 on, counted over tokens that are not `padding`.
@@ -73,9 +88,61 @@ class Packed:
         return attention_buckets(self.lengths, self.ids.device)
 
     @property
-    def longest(self) -> int:
+    def longest_bucket(self) -> int:
         """Places of the longest bucket."""
         return max(bucket.length for bucket in self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a batch, which a recording has once and for all.
+
+    Attributes:
+        rows: tokens; those that are too many are of one more sequence, or of none on a CPU.
+        sequences: how many; those that are too many are empty.
+        longest: tokens of the longest sequence at most.
+    """
+
+    rows: int
+    sequences: int
+    longest: int
+
+    @classmethod
+    def around(cls, lengths: NDArray[np.int64]) -> Shape:
+        """The smallest of few that has room for sequences and one more."""
+        return cls(
+            round_size(max(LEAST_ROWS, int(lengths.sum()))),
+            1 << len(lengths).bit_length(),
+            1 << (max(SHORTEST, int(lengths[0])) - 1).bit_length(),
+        )
+
+    def block(
+        self, sequences: Sequence[TokenIds], lengths: NDArray[np.int64], *, is_gpu: bool
+    ) -> Tensor:
+        """Ids, positions and ends side by side, to be sent in one copy; see `Packed`.
+
+        For a GPU it is in memory that the system cannot move, from where a copy runs by itself.
+        """
+        size = 2 * self.rows + self.sequences + 1
+        dtype = torch.int32 if is_gpu else torch.int64
+        block = torch.zeros(size, dtype=dtype, pin_memory=is_gpu)
+        ids, positions, ends = np.split(block.numpy(), [self.rows, 2 * self.rows])
+        used = len(lengths) + 1
+        np.cumsum(lengths, out=ends[1:used])
+        ends[used:] = self.rows
+        num_tokens = int(ends[used - 1])
+        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
+        positions[:num_tokens] = np.arange(num_tokens)
+        positions[:num_tokens] -= np.repeat(ends[: used - 1], lengths)
+        return block
+
+    def parts(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, positions and ends."""
+        return block[: self.rows], block[self.rows : 2 * self.rows], block[2 * self.rows :]
+
+    def packed(self, block: Tensor) -> Packed:
+        """A batch of this shape, of which only the GPU knows more."""
+        return Packed(*self.parts(block), self.rows, self.longest, ())
 
 
 def round_size(tokens: int) -> int:
@@ -104,9 +171,11 @@ class Trunk(Protocol):
 
     Attributes:
         device: where it computes.
+        is_recordable: whether it needs nothing of a batch but what a recording has.
     """
 
     device: torch.device
+    is_recordable: bool
 
     @property
     def means(self) -> Means | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hybrid_infer.local import native
 from hybrid_infer.local.embedding.attention import (
-    Masks,
     RelativeBias,
     attention_masks,
     packed_attention,
 )
 from hybrid_infer.local.embedding.encoders.packed import Means, Packed
+from hybrid_infer.local.varlen import has_varlen, varlen_attention
 from hybrid_infer.local.weights import Weights
+
+Attend = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,13 @@ class Names:
 
 
 class Stack(Protocol):
-    """Embeddings and layers; several threads may use it."""
+    """Embeddings and layers; several threads may use it.
+
+    Attributes:
+        is_recordable: whether it needs nothing of a batch but what a recording has.
+    """
+
+    is_recordable: bool
 
     @property
     def means(self) -> Means | None:
@@ -109,6 +120,11 @@ class TorchStack:
         relative: RelativeBias | None,
         padding: int | None,
     ) -> None:
+        self._num_heads = config["num_attention_heads"]
+        self._head_dim = config["hidden_size"] // self._num_heads
+        self.is_recordable = relative is None and has_varlen(
+            weights.device, weights.dtype, self._head_dim
+        )
         self._padding = padding
         self._words = weights("embeddings.word_embeddings.weight")
         self._positions, self._relative = positions, relative
@@ -124,11 +140,27 @@ class TorchStack:
         if self._padding is not None:
             positions = packed.positions_behind(self._padding)
         x = self._norm(self._words[packed.ids] + self._positions[positions])
-        bias = None if self._relative is None else self._relative(packed.longest)
-        masks = attention_masks(packed.buckets, x.dtype, bias)
+        attend = self._attention(packed, x.dtype)
         for layer in self._layers:
-            x = layer(x, packed, masks)
+            x = layer(x, attend)
         return x
+
+    def _attention(self, packed: Packed, dtype: torch.dtype) -> Attend:
+        if self.is_recordable:
+            return partial(self._end_to_end, packed.ends, packed.longest)
+        bias = None if self._relative is None else self._relative(packed.longest_bucket)
+        return partial(
+            packed_attention,
+            buckets=packed.buckets,
+            masks=attention_masks(packed.buckets, dtype, bias),
+            num_heads=self._num_heads,
+            scale=float(self._head_dim**-0.5),
+        )
+
+    def _end_to_end(self, ends: Tensor, longest: int, qkv: Tensor) -> Tensor:
+        query, key, value = qkv.view(len(qkv), 3, self._num_heads, -1).unbind(1)
+        mixed = varlen_attention(query, key, value, ends, longest, is_causal=False)
+        return mixed.view(len(qkv), -1)
 
 
 class _Layer:
@@ -136,8 +168,6 @@ class _Layer:
 
     def __init__(self, weights: Weights, prefix: str, names: Names, config: dict[str, Any]) -> None:
         epsilon = config["layer_norm_eps"]
-        self._num_heads = config["num_attention_heads"]
-        self._scale = float((config["hidden_size"] // self._num_heads) ** -0.5)
         self._qkv = weights.linear(*(prefix + name for name in names.qkv))
         self._output = weights.linear(prefix + names.output)
         self._attention_norm = Norm(weights, prefix + names.norm, epsilon)
@@ -145,9 +175,7 @@ class _Layer:
         self._down = weights.linear(f"{prefix}output.dense")
         self._output_norm = Norm(weights, f"{prefix}output.LayerNorm", epsilon)
 
-    def __call__(self, x: Tensor, packed: Packed, masks: Masks) -> Tensor:
-        mixed = packed_attention(
-            self._qkv(x), packed.buckets, masks, num_heads=self._num_heads, scale=self._scale
-        )
+    def __call__(self, x: Tensor, attend: Attend) -> Tensor:
+        mixed = attend(self._qkv(x))
         x = self._attention_norm(self._output.add(mixed, x))
         return self._output_norm(self._down.add(self._up(x), x))

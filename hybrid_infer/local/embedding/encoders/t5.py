@@ -90,6 +90,7 @@ class T5:
         config: its config.json.
     """
 
+    is_recordable = False  # its attention has as many buckets as a batch happens to need
     means = None
 
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
@@ -108,7 +109,7 @@ class T5:
     def __call__(self, packed: Packed) -> Tensor:
         """``(rows, width)``."""
         x = self._words[packed.ids]
-        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest))
+        masks = attention_masks(packed.buckets, x.dtype, self._bias(packed.longest_bucket))
         for layer in self._layers:
             x = layer(x, packed, masks)
         return self._norm(x)

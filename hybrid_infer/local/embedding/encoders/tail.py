@@ -25,16 +25,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize"})
 
 
-def _segments(packed: Packed) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor(packed.lengths, device=packed.ids.device)
-    index = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    return index, lengths
-
-
 def _sum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-    index, lengths = _segments(packed)
-    total = x.new_zeros(len(packed.lengths), x.shape[1], dtype=torch.float32)
-    return total.index_add_(0, index, x.float()), lengths[:, None]
+    total = x.new_zeros(packed.num_sequences, x.shape[1], dtype=torch.float32)
+    return total.index_add_(0, packed.segments, x.float()), packed.ends.diff()[:, None]
 
 
 def _mean(x: Tensor, packed: Packed) -> Tensor:
@@ -57,17 +50,12 @@ def _weighted_mean(x: Tensor, packed: Packed) -> Tensor:
     return total / weights
 
 
-def _ends(packed: Packed) -> Tensor:
-    return torch.tensor(packed.lengths, device=packed.ids.device).cumsum(0)
-
-
 def _first(x: Tensor, packed: Packed) -> Tensor:
-    lengths = torch.tensor(packed.lengths, device=x.device)
-    return x[_ends(packed) - lengths].float()
+    return x[packed.ends[:-1]].float()
 
 
 def _last(x: Tensor, packed: Packed) -> Tensor:
-    return x[_ends(packed) - 1].float()
+    return x[packed.ends[1:] - 1].float()
 
 
 def _max(x: Tensor, packed: Packed) -> Tensor:
@@ -95,6 +83,7 @@ class Tail:
         dtype: what the Dense layers compute in.
 
     Attributes:
+        is_recordable: whether it needs nothing of a batch but what a recording has.
         has_normalize: whether a normalisation ends it.
         is_mean: whether nothing but that follows the mean of each sequence.
     """
@@ -103,6 +92,7 @@ class Tail:
         self, path: Path, facts: SnapshotFacts, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._pool = POOLINGS[str(facts.pooling)]
+        self.is_recordable = self._pool is _mean
         self._dtype = dtype
         self.has_normalize = facts.has_normalize
         self._dense = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hybrid_infer.snapshots.facts import read_json
 
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hybrid_infer.local.placement import Placement
+
+
+class Piece(NamedTuple):
+    """Tokens of a prompt.
+
+    Attributes:
+        row: whose.
+        start: tokens that the row holds already; what a piece that failed added is gone.
+        ids: the tokens.
+    """
+
+    row: int
+    start: int
+    ids: list[int]
 
 
 class Rows(Protocol):
@@ -43,11 +58,12 @@ class Decoder(Protocol):
         """Keys and values of the answers under way."""
         ...
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
-        """Compute the tokens `ids` of a row that holds `start` already.
+    def prefill(self, pieces: Sequence[Piece]) -> Tensor:
+        """Compute pieces of prompts, each of another row.
 
         Returns:
-            The logits behind the last of them, float32 ``(1, vocabulary)``.
+            The logits behind the last token of each, float32 ``(pieces, vocabulary)``; good until
+            the next call.
         """
         ...
 
@@ -72,6 +88,7 @@ def load_decoder(path: Path, placement: Placement) -> Decoder:
     from hybrid_infer.local.generation.decoders import native, shape
     from hybrid_infer.local.generation.decoders.generic import Generic
     from hybrid_infer.local.generation.decoders.llama import Llama
+    from hybrid_infer.local.generation.decoders.recorded import RecordedLlama
     from hybrid_infer.local.native import library
     from hybrid_infer.local.weights import Weights
 
@@ -90,4 +107,6 @@ def load_decoder(path: Path, placement: Placement) -> Decoder:
             kernels = library()
             if kernels is not None:
                 return native.NativeLlama(kernels, weights, config)
+        if weights.device.type == "cuda":
+            return RecordedLlama(weights, config)
         return Llama(weights, config)

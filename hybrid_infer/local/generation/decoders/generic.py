@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from hybrid_infer.errors import InsufficientMemoryError
+from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
+from hybrid_infer.local.shipped import check_shipped
 
 
 class Generic:
@@ -27,10 +30,11 @@ class Generic:
 
     def __init__(self, path: Path, placement: Placement) -> None:
         self.device = torch.device(placement.device)
+        check_shipped(path)
         with quiet_loading():
             from transformers import AutoModelForCausalLM
 
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615
                 str(path),
                 dtype=getattr(torch, placement.dtype),
                 local_files_only=True,
@@ -43,18 +47,24 @@ class Generic:
         self._model = model.eval()
         self.cache = RowCaches()
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:  # noqa: ARG002 - known
+    def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """See `Decoder.prefill`."""
-        return self._forward(self.cache.by_row[row], ids)
+        return torch.cat([self._reached(row, start + len(ids), ids) for row, start, ids in pieces])
 
     def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
-        logits = []
-        for row, token, length in zip(rows, tokens, lengths, strict=True):
-            held = self.cache.by_row[row]
-            # A step that failed for a neighbour is repeated. Not every kind of cache can go back.
-            logits.append(held.logits if held.length > length else self._forward(held, [token]))
-        return torch.cat(logits)
+        return torch.cat(
+            [
+                self._reached(row, length + 1, [token])
+                for row, token, length in zip(rows, tokens, lengths, strict=True)
+            ]
+        )
+
+    def _reached(self, row: int, end: int, ids: list[int]) -> Tensor:
+        """The logits of a row behind `end` tokens, of which `ids` are the last."""
+        held = self.cache.by_row[row]
+        # What failed for a neighbour is repeated. Not every kind of cache can go back.
+        return held.logits if held.length == end else self._forward(held, ids)
 
     def _forward(self, held: RowCache, ids: list[int]) -> Tensor:
         if held.error is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hybrid_infer.local.generation.cache import KvCache, Share
+from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.generation.decoders.shape import Shape, angles
+from hybrid_infer.local.varlen import has_varlen, varlen_attention
 from hybrid_infer.local.weights import Weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +30,8 @@ class Llama:
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device, dtype = weights.device, weights.dtype
         shape = self._shape = Shape.of(config)
+        self._repeats = shape.num_heads // shape.num_kv_heads
+        self._has_varlen = has_varlen(self.device, dtype, shape.head_dim)
         self._words = weights("model.embed_tokens.weight")
         self._layers = [
             _Layer(weights, shape, f"model.layers.{number}.") for number in range(shape.num_layers)
@@ -41,30 +46,68 @@ class Llama:
             shape.num_layers, shape.num_kv_heads, shape.head_dim, self.device, dtype
         )
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
+    def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """See `Decoder.prefill`."""
-        end = start + len(ids)
-        cached = self.cache.row(row)
-        repeats = self._shape.num_heads // self._shape.num_kv_heads
-        mask = None
-        if start or end > self._shape.window:
-            mask = torch.ones((len(ids), end), dtype=torch.bool, device=self.device)
-            mask.tril_(diagonal=start).triu_(diagonal=start - self._shape.window + 1)
+        ids = torch.tensor([token for piece in pieces for token in piece.ids], device=self.device)
+        edges = list(accumulate((len(piece.ids) for piece in pieces), initial=0))
+        positions = torch.cat(
+            [
+                torch.arange(piece.start, piece.start + len(piece.ids), device=self.device)
+                for piece in pieces
+            ]
+        )
+        stores = self.cache.stores(pieces)
+        mix = self._mixer(pieces, edges)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = cached[layer]
-            keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
-            mixed = functional.scaled_dot_product_attention(
-                query.transpose(0, 1)[None],
-                keys[None, :, :end].repeat_interleave(repeats, dim=1),
-                values[None, :, :end].repeat_interleave(repeats, dim=1),
-                attn_mask=mask,
-                is_causal=mask is None,
-            )
-            return mixed[0].transpose(0, 1)
+            for store in stores:
+                store.write(layer, key, value)
+            return mix(layer, query, key, value)
 
-        positions = torch.arange(start, end, device=self.device)
-        return self._logits(self._hidden(ids, positions, attend)[-1:])
+        hidden = self._hidden(ids, positions, attend)
+        return self._logits(hidden[torch.tensor(edges[1:], device=self.device) - 1])
+
+    def _mixer(self, pieces: Sequence[Piece], edges: Sequence[int]) -> Attend:
+        """How the tokens of pieces, which lie between `edges`, attend; the cache holds them already."""
+        longest = max(len(piece.ids) for piece in pieces)
+        is_plain = longest <= self._shape.window and not any(piece.start for piece in pieces)
+        if is_plain and self._has_varlen:
+            ends = torch.tensor(edges, dtype=torch.int32, device=self.device)
+
+            def mix(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                keys, values = (x.repeat_interleave(self._repeats, dim=1) for x in (key, value))
+                return varlen_attention(query, keys, values, ends, longest, is_causal=True)
+
+            return mix
+        masks = [self._prompt_mask(piece) for piece in pieces]
+
+        def mix_each(layer: int, query: Tensor, _: Tensor, __: Tensor) -> Tensor:
+            mixed = torch.empty_like(query)
+            for piece, mask, first, end in zip(pieces, masks, edges[:-1], edges[1:], strict=True):
+                mixed[first:end] = self._attend_piece(piece, layer, query[first:end], mask)
+            return mixed
+
+        return mix_each
+
+    def _prompt_mask(self, piece: Piece) -> Tensor | None:
+        """Which keys each token of a piece sees; None if it is all before it, and nothing before."""
+        start, count = piece.start, len(piece.ids)
+        if not start and count <= self._shape.window:
+            return None
+        mask = torch.ones((count, start + count), dtype=torch.bool, device=self.device)
+        return mask.tril_(diagonal=start).triu_(diagonal=start - self._shape.window + 1)
+
+    def _attend_piece(self, piece: Piece, layer: int, query: Tensor, mask: Tensor | None) -> Tensor:
+        end = piece.start + len(piece.ids)
+        keys, values = self.cache.row(piece.row)[layer]
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(0, 1)[None],
+            keys[None, :, :end].repeat_interleave(self._repeats, dim=1),
+            values[None, :, :end].repeat_interleave(self._repeats, dim=1),
+            attn_mask=mask,
+            is_causal=mask is None,
+        )
+        return mixed[0].transpose(0, 1)
 
     def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:
         """See `Decoder.decode`."""
@@ -79,8 +122,8 @@ class Llama:
                 mixed[share.order] = self._attend(share, layer, *part)
             return mixed
 
-        positions = torch.tensor(lengths, device=self.device)
-        return self._logits(self._hidden(tokens, positions, attend))
+        ids, positions = torch.tensor((tokens, lengths), device=self.device)
+        return self._logits(self._hidden(ids, positions, attend))
 
     def _attend(
         self, share: Share, layer: int, query: Tensor, key: Tensor, value: Tensor
@@ -89,11 +132,11 @@ class Llama:
         # The query heads of one key head attend as if they were several tokens: no copies.
         grouped = query.view(len(query), self._shape.num_kv_heads, -1, self._shape.head_dim)
         mixed = functional.scaled_dot_product_attention(grouped, keys, values, share.mask)
-        return mixed.view(query.shape)
+        return mixed.reshape(query.shape)
 
-    def _hidden(self, ids: list[int], positions: Tensor, attend: Attend) -> Tensor:
+    def _hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         shape = self._shape
-        x = self._words[torch.tensor(ids, device=self.device)]
+        x = self._words[ids]
         cosines, sines = (
             table[positions][:, None].to(x.dtype) for table in (self._cosines, self._sines)
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.generation.decoders.shape import Shape, angles
 from hybrid_infer.local.generation.pages import PAGE_TOKENS, PagedRows
 from hybrid_infer.local.native.panels import PANEL, panels
@@ -93,16 +94,26 @@ class NativeLlama:
         self.cache = PagedRows(shape.num_layers * 2 * PAGE_TOKENS * kv_width)
         self._logits = torch.empty(0, shape.vocabulary)
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
+    def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """See `Decoder.prefill`."""
-        logits = self._room(1)
-        for at in range(0, len(ids), MAX_TOKENS):
-            part = ids[at : at + MAX_TOKENS]
-            first, is_last = start + at, at + len(part) == len(ids)
-            positions = range(first, first + len(part))
-            pages = [self.cache.reach(row, positions.stop)] * len(part)
-            outputs = [len(part) - 1] if is_last else []
-            self._compute(part, positions, pages, outputs, logits)
+        tokens: list[int] = []
+        positions: list[int] = []
+        pages: list[int] = []
+        ends: list[int] = []
+        for row, start, ids in pieces:
+            end = start + len(ids)
+            tokens += ids
+            positions += range(start, end)
+            pages += [self.cache.reach(row, end)] * len(ids)
+            ends.append(len(tokens) - 1)
+        logits = self._room(len(pieces))
+        done = 0
+        for at in range(0, len(tokens), MAX_TOKENS):
+            part = slice(at, at + MAX_TOKENS)
+            wanted = [end - at for end in ends if at <= end < at + MAX_TOKENS]
+            scored = logits[done : done + len(wanted)]
+            self._compute(tokens[part], positions[part], pages[part], wanted, scored)
+            done += len(wanted)
         return logits
 
     def decode(self, tokens: list[int], lengths: list[int], rows: list[int]) -> Tensor:

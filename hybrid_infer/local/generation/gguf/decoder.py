@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.generation.gguf.library import Context, GgufModel, library
 from hybrid_infer.local.generation.scheduling import extent
 
@@ -174,8 +175,14 @@ class GgufDecoder:
         self._vocabulary = int(library().llama_vocab_n_tokens(model.vocab))
         self._input = _Input()
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Tensor:
+    def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """See `Decoder.prefill`."""
+        if len(pieces) == 1:
+            return self._prefill(pieces[0])
+        return torch.cat([self._prefill(piece).clone() for piece in pieces])
+
+    def _prefill(self, piece: Piece) -> Tensor:
+        row, start, ids = piece
         self.cache.crop(row, start)
         for at in range(0, len(ids), BATCH_TOKENS):
             part = ids[at : at + BATCH_TOKENS]

@@ -175,7 +175,8 @@ def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
     assert lanes._is_openmp_at_hand()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert lane_threads("cpu", 4_096) == (1, 1)
-    assert lane_threads("cuda", 4_096) == ()
+    assert lane_threads("mps", 4_096) == ()
+    assert lane_threads("cuda:1", 64) == (None, None)
     with monkeypatch.context() as patch:
         patch.setattr(lanes, "_is_openmp_at_hand", lambda: False)
         assert lane_threads("cpu", 4_096) == ()

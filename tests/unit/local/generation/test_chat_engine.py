@@ -81,11 +81,14 @@ class FakeDecoder:
     def clear(self):
         self.rows.clear()
 
-    def prefill(self, row, start, ids):
+    def prefill(self, pieces):
         self._wait()
-        self.pieces.append((row, len(ids)))
-        self.rows[row] = [*self.rows[row][:start], *ids]
-        return self._logits(row)
+        for row, start, ids in pieces:
+            self.pieces.append((row, len(ids)))
+            self.rows[row] = [*self.rows[row][:start], *ids]
+        if self.trouble is not None:
+            self.trouble([self.rows[row] for row, _, _ in pieces])
+        return torch.cat([self._logits(row) for row, _, _ in pieces])
 
     def decode(self, tokens, lengths, rows):
         self._wait()

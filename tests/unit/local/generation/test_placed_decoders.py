@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybrid_infer.errors import HybridInferError
-from hybrid_infer.local.generation.decoders import load_decoder
+from hybrid_infer.local.generation.decoders import Piece, load_decoder
 from hybrid_infer.local.generation.decoders.generic import Generic
 from hybrid_infer.local.generation.decoders.llama import Llama
 from hybrid_infer.local.placement import Placement
@@ -26,7 +26,7 @@ def path():
 def logits(decoder):
     with torch.inference_mode():
         decoder.cache.begin(0, 16)
-        first = decoder.prefill(0, 0, PROMPT).clone()  # good until the next call only
+        first = decoder.prefill([Piece(0, 0, PROMPT)]).clone()  # good until the next call only
         return torch.cat([first, decoder.decode([3], [len(PROMPT)], [0])])
 
 

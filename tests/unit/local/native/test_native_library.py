@@ -1,6 +1,6 @@
 """Whether the kernels are used: only where they were built and the processor has what they need."""
 
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_infer.local import native
+from hybrid_infer.local.native import wordpiece
 
 ROOT = Path(__file__).parents[4]
 
@@ -36,43 +37,74 @@ def test_a_library_that_cannot_be_loaded_is_not_used(monkeypatch, fresh, tmp_pat
     assert native.library() is None
 
 
-def build(folder, compiler):
-    """What a build with this compiler says, and the files that are there behind it."""
-    script = (
-        "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; "
-        "from build_native import compiled; print(compiled(Path(sys.argv[1])))"
-    )
-    native_folder = folder / "hybrid_infer" / "local" / "native"
-    native_folder.mkdir(parents=True)
-    (native_folder / "one.c").write_text("int one;")
+@pytest.mark.parametrize("content", [None, b"not a library"], ids=["none", "foreign"])
+def test_a_tokenizer_that_cannot_be_loaded_is_not_used(monkeypatch, tmp_path, content):
+    file = tmp_path / "_wordpiece.so"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(wordpiece, "LIBRARY", file)
+    assert wordpiece.library.__wrapped__() is None
+
+
+def build(code, *arguments):
+    script = f"import sys; sys.path.insert(0, 'scripts'); from build_native import *; {code}"
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, "CC": compiler},
     )
-    return done.stdout, [file.name for file in native_folder.iterdir()]
+    return done.stdout
+
+
+def test_every_source_is_compiled_into_a_library():
+    listed = build("print(*KERNELS.sources, *TOKENIZER.sources)").split()
+    folder = ROOT / "hybrid_infer" / "local" / "native"
+    assert sorted(listed) == sorted(file.name for file in folder.glob("*.c"))
 
 
 @pytest.mark.parametrize(
     ("compiler", "said"), [("no-such-compiler", "there is no C compiler"), ("false", "false said")]
 )
-def test_a_build_without_a_working_compiler_says_so(tmp_path, compiler, said):
-    output, files = build(tmp_path, compiler)
-    assert said in output
-    assert files == ["one.c"]
+def test_a_build_without_a_working_compiler_says_so(monkeypatch, tmp_path, compiler, said):
+    native_folder = tmp_path / "hybrid_infer" / "local" / "native"
+    native_folder.mkdir(parents=True)
+    (native_folder / "wordpiece.c").write_text("int one;")
+    monkeypatch.setenv("CC", compiler)
+    assert said in build("print(compiled(Path(sys.argv[1]), TOKENIZER))", tmp_path)
+    assert [file.name for file in native_folder.iterdir()] == ["wordpiece.c"]
 
 
-def test_a_compiler_that_is_no_program_is_named(tmp_path):
+def test_kernels_that_cannot_be_compiled_leave_the_tokenizer(tmp_path):
+    native_folder = tmp_path / "hybrid_infer" / "local" / "native"
+    native_folder.mkdir(parents=True)
+    for name in ("decoder.c", "encoder.c", "processor.c"):
+        (native_folder / name).write_text("this is not C")
+    (native_folder / "wordpiece.c").write_text("int one;")
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    root = "Path(sys.argv[1])"
+    build(f"print(compiled({root}, KERNELS), compiled({root}, TOKENIZER))", tmp_path)
+    assert [file.name for file in native_folder.glob("*.so")] == ["_wordpiece.so"]
+
+
+def test_a_compiler_that_is_no_program_is_named(monkeypatch, tmp_path):
     compiler = tmp_path / "compiler"
     compiler.write_bytes(b"\x7fELF and nothing else")
     compiler.chmod(0o755)
-    output, files = build(tmp_path, str(compiler))
-    assert f"{compiler}: " in output
-    assert files == ["one.c"]
+    monkeypatch.setenv("CC", str(compiler))
+    assert f"{compiler}: " in build("print(compiled(Path(sys.argv[1]), TOKENIZER))", tmp_path)
 
 
-def test_a_blank_compiler_is_none_chosen(tmp_path):
-    assert build(tmp_path, " ")[0] == build(tmp_path / "again", "")[0]
+def test_a_blank_compiler_is_none_chosen(monkeypatch, tmp_path):
+    said = []
+    for compiler in (" ", ""):
+        native_folder = tmp_path / repr(compiler) / "hybrid_infer" / "local" / "native"
+        native_folder.mkdir(parents=True)
+        (native_folder / "wordpiece.c").write_text("int one;")
+        monkeypatch.setenv("CC", compiler)
+        said.append(
+            build("print(compiled(Path(sys.argv[1]), TOKENIZER))", tmp_path / repr(compiler))
+        )
+    assert said[0] == said[1]

@@ -18,6 +18,7 @@ from hybrid_infer.errors import (
     ModelIntegrityError,
     StreamInterruptedError,
 )
+from hybrid_infer.local.generation.decoders import Piece
 from hybrid_infer.local.generation.gguf import library as library_module
 from hybrid_infer.local.generation.gguf.decoder import GgufDecoder
 from hybrid_infer.local.generation.gguf.library import (
@@ -168,7 +169,7 @@ def test_answers_that_join_grow_and_leave_keep_their_rows(model, engine):
     def expected(tokens):
         alone.cache.end(0)
         alone.cache.begin(0, len(tokens))
-        return alone.prefill(0, 0, tokens)[0]
+        return alone.prefill([Piece(0, 0, tokens)])[0]
 
     for step in range(20):
         if len(rows) < 6 and random_numbers.random() < 0.4:
@@ -177,8 +178,8 @@ def test_answers_that_join_grow_and_leave_keep_their_rows(model, engine):
             cut = random_numbers.randint(0, len(tokens) - 1)
             shared.cache.begin(row, 200 + 10 * step)
             if cut:
-                shared.prefill(row, 0, tokens[:cut])
-            shared.prefill(row, cut, tokens[cut:])
+                shared.prefill([Piece(row, 0, tokens[:cut])])
+            shared.prefill([Piece(row, cut, tokens[cut:])])
             rows[row] = tokens
         if rows and random_numbers.random() < 0.2:
             row = random_numbers.choice(list(rows))
@@ -227,7 +228,7 @@ def test_memory_goes_with_the_last_answer_and_the_model_with_the_engine(gguf_fil
     freed = []
     decoder.cache.begin(0, 64)
     context = decoder.cache.context
-    decoder.prefill(0, 0, [100, 101])
+    decoder.prefill([Piece(0, 0, [100, 101])])
     decoder.cache.end(0)
     assert not context._free.alive
     decoder.cache.begin(0, 64)
@@ -268,10 +269,10 @@ def test_no_room_is_a_lack_of_memory(model, engine):
     decoder = GgufDecoder(model, THREADS)
     decoder.cache.begin(0, 256)
     with pytest.raises(MemoryError):
-        decoder.prefill(0, 0, [100] * 300)
-    decoder.prefill(0, 0, [100] * 200)
+        decoder.prefill([Piece(0, 0, [100] * 300)])
+    decoder.prefill([Piece(0, 0, [100] * 200)])
     with pytest.raises(MemoryError):
-        decoder.prefill(0, 200, [100] * 100)
+        decoder.prefill([Piece(0, 200, [100] * 100)])
     assert decoder.decode([100], [200], [0]).shape == (1, 49152)
     decoder.cache.end(0)
 

@@ -1,0 +1,149 @@
+"""The tar files that bundles are: the same files, the same bytes; and nothing else is read.
+
+A reader here does not parse what a stranger wrote. It knows which member comes next and how long it
+may be, makes the header that the writer would have made, and compares: another name, a link, a
+device, an owner, an extension or a byte too many are all the same difference. (The format: POSIX
+ustar with GNU's long names, as Python's tarfile writes it; blocks of 512 bytes, two of zeros at the
+end.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from hybrid_infer.errors import ModelIntegrityError
+
+BLOCK = 512
+_COPY_BYTES = 1024 * 1024
+_END = b"\0" * (2 * BLOCK)
+_SIZE = slice(124, 136)  # of a ustar header: the length, octal
+
+
+class BundleError(ModelIntegrityError):
+    """A file is no bundle, or was damaged or changed."""
+
+
+def header_of(name: str, size: int) -> bytes:
+    """The one header that a member may have."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o644, 0
+    return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def write_archive(target: BinaryIO, members: Iterable[tuple[str, int, Path | bytes]]) -> None:
+    """Write members in the order given.
+
+    Args:
+        target: an open file.
+        members: name, size, and contents, of a file or in memory.
+
+    Raises:
+        ModelIntegrityError: a file has another size by now.
+        OSError: the disk refused.
+    """
+    for name, size, contents in members:
+        target.write(header_of(name, size))
+        opened = io.BytesIO(contents) if isinstance(contents, bytes) else contents.open("rb")
+        with opened:
+            copied = _copy(opened.read, size, target.write)
+        if copied != size:
+            raise ModelIntegrityError(f"{name} changed while it was written")
+        target.write(_padding(size))
+    target.write(_END)
+
+
+class ArchiveReader:
+    """Reads an archive from front to back, told at each step what must come.
+
+    Args:
+        source: an open file, at its beginning.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def small(self, name: str, max_bytes: int) -> bytes:
+        """The contents of the next member, whose length is not known before.
+
+        Args:
+            name: what it must be called.
+            max_bytes: how long it may be.
+
+        Raises:
+            BundleError: something else comes, or it is too long.
+        """
+        header = self._exactly(BLOCK)
+        digits = header[_SIZE].rstrip(b"\0 ")
+        if not re.fullmatch(rb"[0-7]{1,11}", digits):
+            raise BundleError(f"this is no bundle: {name} does not come where it should")
+        size = int(digits, 8)
+        if size > max_bytes or header != header_of(name, size):
+            raise BundleError(f"this is no bundle: {name} does not come where it should")
+        content = self._exactly(size)
+        self._skip_padding(name, size)
+        return content
+
+    def member(self, name: str, size: int, write: Callable[[bytes], object]) -> str:
+        """Pass on the next member.
+
+        Args:
+            name: what it must be called.
+            size: how long it must be.
+            write: takes its contents piece by piece.
+
+        Returns:
+            The SHA-256 of its contents, in hex.
+
+        Raises:
+            BundleError: something else comes.
+        """
+        wanted = header_of(name, size)
+        if self._exactly(len(wanted)) != wanted:
+            raise BundleError(f"{name} does not come where the bundle's own lock says")
+        digest = hashlib.sha256()
+
+        def take(piece: bytes) -> None:
+            digest.update(piece)
+            write(piece)
+
+        if _copy(self._source.read, size, take) != size:
+            raise BundleError(f"the bundle ends within {name}")
+        self._skip_padding(name, size)
+        return digest.hexdigest()
+
+    def end(self) -> None:
+        """Make sure that nothing follows.
+
+        Raises:
+            BundleError: something does.
+        """
+        if self._source.read(len(_END) + 1) != _END:
+            raise BundleError("the bundle does not end where it should")
+
+    def _exactly(self, size: int) -> bytes:
+        content = self._source.read(size)
+        if len(content) != size:
+            raise BundleError("the bundle is cut off")
+        return content
+
+    def _skip_padding(self, name: str, size: int) -> None:
+        if self._exactly(len(_padding(size))) != _padding(size):
+            raise BundleError(f"there is something between {name} and what follows")
+
+
+def _padding(size: int) -> bytes:
+    return b"\0" * (-size % BLOCK)
+
+
+def _copy(read: Callable[[int], bytes], size: int, write: Callable[[bytes], object]) -> int:
+    left = size
+    while left and (piece := read(min(left, _COPY_BYTES))):
+        write(piece)
+        left -= len(piece)
+    return size - left

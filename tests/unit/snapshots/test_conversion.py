@@ -1,0 +1,149 @@
+"""The one pickle that pull reads, in a child process: tensors come out of it, and nothing else."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
+from hybrid_infer.snapshots import conversion
+from hybrid_infer.snapshots.conversion import convert, pickled_tails
+from hybrid_infer.snapshots.download import pull
+from hybrid_infer.snapshots.lock import read_lock, user_lock
+from hybrid_infer.snapshots.verification import check_snapshot
+
+TAIL = "2_Dense"
+SPEC = ModelSpec("embeddings", "large", "org/t5", "8b3219a92973c328a8e22fadcfa821b5dc75636a")
+
+
+class Bomb:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (self.mark,))
+
+
+@pytest.fixture
+def pickled(dense_folder, tmp_path):
+    """A model whose Dense layer is a pickle, as sentence-t5's was for years; and what it held."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(dense_folder, folder)
+    tensors = load_file(folder / TAIL / "model.safetensors")
+    (folder / TAIL / "model.safetensors").unlink()
+    torch.save(tensors, folder / TAIL / "pytorch_model.bin")
+    return folder, tensors
+
+
+def test_only_tails_without_safetensors_are_pickled_ones():
+    names = [
+        "pytorch_model.bin", "2_Dense/pytorch_model.bin", "2_Dense/config.json",
+        "3_Dense/pytorch_model.bin", "3_Dense/model.safetensors",
+        "onnx/pytorch_model.bin", "a/4_Dense/pytorch_model.bin", "../5_Dense/pytorch_model.bin",
+    ]  # fmt: skip
+    assert pickled_tails(names) == ["2_Dense"]
+
+
+def test_pull_converts_a_pickled_dense_layer_once(hub, serve_hub, pickled):
+    import torch
+    from safetensors.torch import load_file
+
+    folder, tensors = pickled
+    fake = serve_hub(folder)
+    placed = pull(SPEC, endpoint=fake.url, progress=False)
+    made = load_file(placed / TAIL / "model.safetensors")
+    assert made.keys() == tensors.keys()
+    assert all(torch.equal(made[name], tensors[name]) for name in made)
+    assert not list(placed.rglob("*.bin"))
+    assert not list(hub.rglob("*.bin*"))
+    listed = read_lock(user_lock())[SPEC.repo, SPEC.revision]
+    assert f"{TAIL}/model.safetensors" in listed
+    assert f"{TAIL}/pytorch_model.bin" not in listed
+    check_snapshot(SPEC, placed, strict=True)
+
+    before = len(fake.fetched())
+    assert pull(SPEC, endpoint=fake.url, progress=False, strict=True) == placed
+    assert len(fake.fetched()) == before
+
+    content = (placed / TAIL / "model.safetensors").read_bytes()
+    (placed / TAIL / "model.safetensors").write_bytes(content[:-1] + b"\x07")
+    pull(SPEC, endpoint=fake.url, progress=False)
+    assert (placed / TAIL / "model.safetensors").read_bytes() == content
+
+
+def test_a_pickle_that_runs_something_is_refused(hub, serve_hub, pickled, tmp_path):
+    folder, _ = pickled
+    mark = tmp_path / "mark"
+    (folder / TAIL / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(str(mark)), 2))
+    with pytest.raises(ModelIntegrityError, match=r"pytorch_model\.bin could not be converted"):
+        pull(SPEC, endpoint=serve_hub(folder).url, progress=False)
+    assert not mark.exists()
+    placed = hub / "models--org--t5" / "snapshots" / SPEC.revision / TAIL
+    assert [file.name for file in placed.iterdir()] == ["config.json"]
+
+
+def test_a_module_that_is_no_dense_layer_is_not_converted(hub, serve_hub, pickled, monkeypatch):
+    folder, _ = pickled
+    modules = json.loads((folder / "modules.json").read_bytes())
+    for module in modules:
+        if module["path"] == TAIL:
+            module["type"] = "sentence_transformers.models.LSTM"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    monkeypatch.setattr("hybrid_infer.snapshots.fetching.convert", lambda *_: pytest.fail("read"))
+    fake = serve_hub(folder)
+    pull(SPEC, endpoint=fake.url, progress=False)
+    assert not [name for name in fake.fetched() if name.endswith(".bin")]
+
+
+def test_a_pickle_that_is_another_one_than_the_hub_lists_is_not_read(
+    hub, serve_hub, pickled, monkeypatch
+):
+    fake = serve_hub(pickled[0])
+    name = f"{TAIL}/pytorch_model.bin"
+    fake.sends[name] = fake.files[name][:-1] + b"x"
+    monkeypatch.setattr("hybrid_infer.snapshots.fetching.convert", lambda *_: pytest.fail("read"))
+    with pytest.raises(ModelIntegrityError, match="arrived with other contents"):
+        pull(SPEC, endpoint=fake.url, progress=False)
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, {1: 2}, "text"])
+def test_what_is_no_mapping_of_tensors_is_refused(tmp_path, value):
+    import torch
+
+    torch.save(value, tmp_path / "x.bin")
+    with pytest.raises(ModelIntegrityError, match="something else than named tensors"):
+        convert(tmp_path / "x.bin", tmp_path / "out" / "model.safetensors")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_same_pickle_gives_the_same_bytes(tmp_path):
+    import torch
+
+    torch.save({"b": torch.ones(3), "a": torch.zeros(2, 2)}, tmp_path / "x.bin")
+    for name in ("one", "two"):
+        convert(tmp_path / "x.bin", tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_child_that_does_not_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "TIMEOUT_SECONDS", 0.01)
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(LocalEngineError, match="was not converted within"):
+        convert(tmp_path / "x.bin", tmp_path / "y")
+
+
+def test_the_child_sees_no_environment(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text("import os, sys; sys.exit(repr(sorted(os.environ)))")
+    monkeypatch.setattr(conversion.unpickling, "__file__", str(program))
+    monkeypatch.setenv("HF_TOKEN", "hf_canary_canary_canary")
+    with pytest.raises(ModelIntegrityError) as caught:
+        convert(tmp_path / "x.bin", tmp_path / "y")
+    assert "HF_TOKEN" not in caught.value.message
+    assert "PATH" in caught.value.message
