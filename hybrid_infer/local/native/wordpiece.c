@@ -276,11 +276,13 @@ static enum state put_text(const struct wordpiece *self, const uint8_t *at, cons
     struct word word;
     while (at < end) {
         const struct character *character = read_word(self, &at, end, &word);
+        if (character->kind == FOREIGN)
+            return REFUSED; /* the word may go on */
         if (word.num_characters)
             put_word(self, &word, out);
         if (out->is_cut)
             return CUT;
-        if (character->kind == FOREIGN || (character->kind == OPENING && is_added_token(self, at, end)))
+        if (character->kind == OPENING && is_added_token(self, at, end))
             return REFUSED;
         if (character->kind != BLANK)
             put_pieces(self, character->bytes, character->num_bytes, 1, out);

@@ -147,6 +147,15 @@ def test_marks_and_letters_of_other_scripts_have_the_same_tokens(both):
         assert both.refuses(text) == (text in FOREIGN)
 
 
+def test_a_word_that_is_cut_may_go_on_in_another_script(both):
+    limit = both.ours.max_seq_length
+    for count in range(limit - 4, limit + 2):
+        both.check(
+            ["! " * count + f"{word}{text}" for text in NOT_ASCII for word in ("", "a", "qqq")]
+        )
+        both.check(["q" * count + text for text in NOT_ASCII])
+
+
 def test_every_character_of_the_table_wherever_it_stands(both):
     characters = [chr(code) for codes in wordpieces.CHARACTERS for code in codes]
     for around in ("{}", "a{}", "{}b", "a{}b", "e{}\u0301", "\u0323{}", "<{}>", "<{}mask>"):
@@ -255,6 +264,17 @@ def any_word_piece(draw):
 )
 def test_any_configuration(tmp_path_factory, tokenizer, texts, limit):
     Both(staged(tmp_path_factory.mktemp("tokenizer"), tokenizer), limit).check(texts)
+
+
+def test_an_added_token_may_end_within_what_a_character_becomes(tmp_path):
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[": 1, "i\u0307": 2}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_tokens([AddedToken("[i", normalized=True)])
+    both = Both(staged(tmp_path, tokenizer), 8)
+    assert both.is_native
+    assert both.refuses("[\u0130")
+    both.check(["[\u0130", "\u0130", "[ \u0130"])
 
 
 STEPS = {
