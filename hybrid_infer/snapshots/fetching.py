@@ -19,7 +19,7 @@ from hybrid_infer.snapshots.conversion import (
     is_dense,
     pickled_tails,
 )
-from hybrid_infer.snapshots.digests import digest_of
+from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.hub import asked
 from hybrid_infer.snapshots.leftovers import remove_file, remove_partial_downloads
@@ -116,7 +116,7 @@ def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
         if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
             raise _changed(fetch.spec.repo, name)
         convert((arrived / name).resolve(), target, name)
-    made = LockedFile(target.stat().st_size, digest_of(target))
+    made = LockedFile(size_of(target), digest_of(target))
     record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made})
 
 

@@ -44,6 +44,8 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         raise ModelIntegrityError(f"{directory} is not a folder")
     repo = repo_folder(spec.repo, hub_cache_dir())
     if spec.revision is not None and _is_usable(spec, repo / "snapshots" / spec.revision):
+        if strict:
+            check_snapshot(spec, repo / "snapshots" / spec.revision, strict=True)
         record(spec.repo, spec.revision, measured(repo / "snapshots" / spec.revision))
         return find_snapshot(spec)
     check_complete(spec.task, directory)
