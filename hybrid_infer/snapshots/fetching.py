@@ -22,7 +22,7 @@ from hybrid_infer.snapshots.conversion import (
 from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.leftovers import remove_file, remove_partial_downloads
+from hybrid_infer.snapshots.leftovers import forget_listing, remove_file, remove_partial_downloads
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
 from hybrid_infer.snapshots.lock import LockedFile, locked_files, record
 from hybrid_infer.snapshots.staging import write_main
@@ -70,6 +70,9 @@ def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
         remove_file(folder / name)
     if wrong:
         raise _changed(repo, wrong[0])
+    if absent := missing_of(folder, wanted):
+        forget_listing(repo, fetch.revision)  # the client's own may be another than ours
+        raise ModelIntegrityError(f"{absent[0]} of {repo} did not arrive; try again")
     record(repo, fetch.revision, as_locked(folder, wanted))
     if fetch.spec.revision is None:
         write_main(folder.parent.parent, fetch.revision)

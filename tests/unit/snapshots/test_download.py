@@ -238,6 +238,20 @@ def test_other_bytes_than_the_hub_lists_do_not_stay(hub, fake_hub, pinned, name)
     assert (pulled(fake_hub, pinned) / name).read_bytes() == whole
 
 
+def test_a_remembered_listing_that_lacks_a_file_is_forgotten(hub, fake_hub, pinned, monkeypatch):
+    folder = pulled(fake_hub, pinned)
+    trees = repo_folder(pinned.repo, hub) / "trees" / f"{pinned.revision}.json"
+    remembered = json.loads(trees.read_text())
+    del remembered["files"]["model.safetensors"]
+    trees.write_text(json.dumps(remembered))
+    monkeypatch.setattr("huggingface_hub._tree_cache._IN_MEMORY_TREE_CACHE", {})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"model\.safetensors of .* did not arrive"):
+        pulled(fake_hub, pinned)
+    monkeypatch.setattr("huggingface_hub._tree_cache._IN_MEMORY_TREE_CACHE", {})
+    assert pulled(fake_hub, pinned) == folder
+
+
 def test_a_flipped_bit_on_disk_is_mended_by_pulling_again(hub, fake_hub, pinned):
     folder = pulled(fake_hub, pinned)
     weights = (folder / "model.safetensors").resolve()
