@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots.conversion import (
     MAX_PICKLE_BYTES,
     PICKLE,
@@ -113,12 +113,15 @@ def convert_tails(fetch: Fetch, listing: HubListing, *, strict: bool) -> None:
 def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
     """One of them; the pickle itself comes and goes with a scratch folder, and is no part of us."""
     name, target = f"{tail}/{PICKLE}", fetch.folder / tail / SAFE
-    with tempfile.TemporaryDirectory(prefix="hybrid-infer-") as scratch:
-        fetch.download([name], Path(scratch))
-        arrived = repo_folder(fetch.spec.repo, Path(scratch)) / "snapshots" / fetch.revision
-        if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
-            raise _changed(fetch.spec.repo, name)
-        convert((arrived / name).resolve(), target, name)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hybrid-infer-") as scratch:
+            fetch.download([name], Path(scratch))
+            arrived = repo_folder(fetch.spec.repo, Path(scratch)) / "snapshots" / fetch.revision
+            if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
+                raise _changed(fetch.spec.repo, name)
+            convert((arrived / name).resolve(), target, name)
+    except OSError as error:
+        raise LocalEngineError(f"{name} could not be converted: {error.strerror}") from None
     made = LockedFile(size_of(target), digest_of(target))
     record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made})
 
