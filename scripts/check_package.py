@@ -10,7 +10,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("hybrid_infer/models.yaml", "hybrid_infer/py.typed", "hybrid_infer/__init__.py")
+NEEDED = (
+    "hybrid_infer/models.yaml",
+    "hybrid_infer/py.typed",
+    "hybrid_infer/__init__.py",
+    "hybrid_infer/snapshots/models.lock",
+)
 TRIAL = """
 import pathlib, hybrid_infer
 from hybrid_infer.registry import load_registry
@@ -40,7 +45,12 @@ def main() -> None:
         (wheel,) = dist.glob("*.whl")
         names = zipfile.ZipFile(wheel).namelist()
         missing = [name for name in NEEDED if name not in names]
-        foreign = [n for n in names if not n.startswith(("hybrid_infer/", "hybrid_infer-"))]
+        # A .pth file would run code in every program of the environment.
+        foreign = [
+            name
+            for name in names
+            if not name.startswith(("hybrid_infer/", "hybrid_infer-")) or name.endswith(".pth")
+        ]
         if missing or foreign:
             sys.exit(f"the wheel lacks {missing} and should not have {foreign}")
         run(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 DISTRIBUTION = "hybrid-infer"
+# Packages that come with others, or with an extra, and were unsafe below; see docs/dependencies.md.
+SECURITY_FLOORS = {"h11": ">=0.16", "jinja2": ">=3.1.6", "starlette": ">=1.0.1"}
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)\s*(?P<specifiers>[^;]*)(?P<marker>;.*)?$")
 _FLOOR = re.compile(r">=\s*([0-9.]+)")
 _CEILING = re.compile(r"<\s*([0-9.]+)")
@@ -31,7 +33,7 @@ class Version:
 
 
 def installed_versions() -> list[Version]:
-    """Python, this package, and its direct dependencies, in alphabetical order."""
+    """Python, this package, its direct dependencies, and others that were unsafe once."""
     own = metadata.metadata(DISTRIBUTION)
     python = own["Requires-Python"] or ""
     found = [
@@ -42,6 +44,9 @@ def installed_versions() -> list[Version]:
         match = _REQUIREMENT.match(requirement)
         if match and "extra ==" not in (match["marker"] or ""):
             found.append(_judge(match["name"], _installed(match["name"]), match["specifiers"]))
+    for name, specifiers in SECURITY_FLOORS.items():
+        if (installed := _installed(name)) is not None:
+            found.append(_judge(name, installed, specifiers))
     return found
 
 

@@ -16,6 +16,7 @@ from hybrid_infer.snapshots.facts import SnapshotFacts
 
 LOOK_AGAIN_SECONDS = 2.0
 LOAD_BYTES_PER_SECOND = 1e9
+HASH_BYTES_PER_SECOND = 1.3e9  # before a process loads a model for the first time
 LEAST_LOAD_SECONDS = 0.5
 DOWNLOAD_SECONDS = 60.0  # nothing is known of the line before a download has been timed
 
@@ -82,7 +83,8 @@ def unloaded_readiness(
         may_be_quantized: whether it may turn out to be quantised.
     """
     if facts is not None:
-        guess = max(LEAST_LOAD_SECONDS, facts.weight_bytes / LOAD_BYTES_PER_SECOND)
+        per_byte = 1 / LOAD_BYTES_PER_SECOND + 1 / HASH_BYTES_PER_SECOND
+        guess = max(LEAST_LOAD_SECONDS, facts.weight_bytes * per_byte)
         return Readiness(
             ReadinessState.COLD, load_seconds or guess, may_be_quantized=may_be_quantized
         )

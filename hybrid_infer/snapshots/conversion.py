@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots import unpickling
+from hybrid_infer.snapshots.digests import size_of
 from hybrid_infer.snapshots.modules import modules_of
 from hybrid_infer.snapshots.tensors import safetensors_header
 
@@ -45,6 +46,18 @@ def is_dense(snapshot: Path, folder: str) -> bool:
         ModelIntegrityError: modules.json is damaged.
     """
     return ("Dense", folder) in modules_of(snapshot)
+
+
+def convert_small(source: Path, target: Path, name: str = PICKLE) -> None:
+    """`convert`, of a file that is no larger than a Dense layer may be.
+
+    Raises:
+        ModelIntegrityError: it is larger, or as `convert`.
+        LocalEngineError: as `convert`.
+    """
+    if size_of(source) > MAX_PICKLE_BYTES:
+        raise ModelIntegrityError(f"{name} is too large for a Dense layer")
+    convert(source, target, name)
 
 
 def convert(source: Path, target: Path, name: str = PICKLE) -> None:

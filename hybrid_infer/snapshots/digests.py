@@ -28,7 +28,7 @@ def digests_of(files: Iterable[Path]) -> dict[Path, str]:
     Raises:
         ModelIntegrityError: a file cannot be read; the message names it.
     """
-    wanted = sorted(set(files), key=_size, reverse=True)  # the largest first: they take longest
+    wanted = sorted(set(files), key=size_of, reverse=True)  # the largest first: they take longest
     if len(wanted) < 2:  # noqa: PLR2004 - nothing to share
         return {file: digest_of(file) for file in wanted}
     threads = min(len(wanted), os.cpu_count() or 1, _MOST_THREADS)
@@ -60,6 +60,18 @@ def digest_of(file: Path) -> str:
     return digest
 
 
+def size_of(file: Path) -> int:
+    """How many bytes a file has.
+
+    Raises:
+        ModelIntegrityError: it cannot be looked at; the message names it.
+    """
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise ModelIntegrityError(f"{file} cannot be read: {error.strerror}") from None
+
+
 def git_blob_id(file: Path) -> str:
     """The name that git gives a file's contents: SHA-1 of ``blob``, its length, and itself.
 
@@ -76,10 +88,3 @@ def git_blob_id(file: Path) -> str:
 def _state(descriptor: int) -> _State:
     found = os.fstat(descriptor)
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0  # reading it will say why

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.errors import InvalidRequestError, ModelIntegrityError, ModelNotAvailableError
@@ -154,7 +154,7 @@ def _holder(spec: ModelSpec) -> ModelSpec:
     return replace(spec, repo=spec.gguf.repo, revision=spec.gguf.revision)
 
 
-def _one_at_a_time(repo: str) -> Any:
+def _one_at_a_time(repo: str) -> AbstractContextManager[None]:
     return guarded(
         cache_root() / "locks" / f"{repo_folder(repo, Path()).name}.lock",
         progress=lambda: downloaded_bytes(repo),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots.conversion import (
     MAX_PICKLE_BYTES,
     PICKLE,
@@ -19,10 +19,10 @@ from hybrid_infer.snapshots.conversion import (
     is_dense,
     pickled_tails,
 )
-from hybrid_infer.snapshots.digests import digest_of
+from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.leftovers import remove_file, remove_partial_downloads
+from hybrid_infer.snapshots.leftovers import forget_listing, remove_file, remove_partial_downloads
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
 from hybrid_infer.snapshots.lock import LockedFile, locked_files, record
 from hybrid_infer.snapshots.staging import write_main
@@ -70,6 +70,9 @@ def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
         remove_file(folder / name)
     if wrong:
         raise _changed(repo, wrong[0])
+    if absent := missing_of(folder, wanted):
+        forget_listing(repo, fetch.revision)  # the client's own may be another than ours
+        raise ModelIntegrityError(f"{absent[0]} of {repo} did not arrive; try again")
     record(repo, fetch.revision, as_locked(folder, wanted))
     if fetch.spec.revision is None:
         write_main(folder.parent.parent, fetch.revision)
@@ -110,13 +113,16 @@ def convert_tails(fetch: Fetch, listing: HubListing, *, strict: bool) -> None:
 def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
     """One of them; the pickle itself comes and goes with a scratch folder, and is no part of us."""
     name, target = f"{tail}/{PICKLE}", fetch.folder / tail / SAFE
-    with tempfile.TemporaryDirectory(prefix="hybrid-infer-") as scratch:
-        fetch.download([name], Path(scratch))
-        arrived = repo_folder(fetch.spec.repo, Path(scratch)) / "snapshots" / fetch.revision
-        if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
-            raise _changed(fetch.spec.repo, name)
-        convert((arrived / name).resolve(), target, name)
-    made = LockedFile(target.stat().st_size, digest_of(target))
+    try:
+        with tempfile.TemporaryDirectory(prefix="hybrid-infer-") as scratch:
+            fetch.download([name], Path(scratch))
+            arrived = repo_folder(fetch.spec.repo, Path(scratch)) / "snapshots" / fetch.revision
+            if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
+                raise _changed(fetch.spec.repo, name)
+            convert((arrived / name).resolve(), target, name)
+    except OSError as error:
+        raise LocalEngineError(f"{name} could not be converted: {error.strerror}") from None
+    made = LockedFile(size_of(target), digest_of(target))
     record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made})
 
 

@@ -23,6 +23,14 @@ def remove_partial_downloads(repo: str) -> None:
         lock = cache / ".locks" / folder.name / f"{partial.name.partition('.')[0]}.lock"
         if not _is_held(lock):
             partial.unlink(missing_ok=True)
+    for draft in (folder / "trees").glob("*.tmp"):  # its cache of listings bears their loss
+        draft.unlink(missing_ok=True)
+
+
+def forget_listing(repo: str, revision: str) -> None:
+    """Remove what huggingface_hub remembers of a commit's files; it will ask again."""
+    listing = repo_folder(repo, hub_cache_dir()) / "trees" / f"{revision}.json"
+    listing.unlink(missing_ok=True)
 
 
 def _is_held(lock: Path) -> bool:

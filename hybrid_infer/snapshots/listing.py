@@ -10,7 +10,7 @@ from typing import Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
-from hybrid_infer.snapshots.digests import digests_of, git_blob_id
+from hybrid_infer.snapshots.digests import digests_of, git_blob_id, size_of
 from hybrid_infer.snapshots.hub import asked
 from hybrid_infer.snapshots.lock import LockedFile, is_file_name, is_revision
 
@@ -96,7 +96,7 @@ def damaged(folder: Path, files: Mapping[str, HubFile]) -> list[str]:
 
 
 def _is_whole(path: Path, file: HubFile, digests: Mapping[Path, str]) -> bool:
-    if path.stat().st_size != file.size:
+    if size_of(path) != file.size:
         return False
     if file.sha256 is not None:
         return digests[path] == file.sha256

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry.tiny import TINY_PREFIX
+from hybrid_infer.snapshots.conversion import (
+    PICKLE,
+    SAFE,
+    convert_small,
+    is_dense,
+    pickled_tails,
+)
 from hybrid_infer.snapshots.drafts import place_whole
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.integrity import check_complete, check_inside
 from hybrid_infer.snapshots.lock import Files, check_agreement, record
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.selection import allowed_files
 from hybrid_infer.snapshots.verification import check_snapshot, measured
 
 
@@ -42,8 +52,35 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         )
     if not directory.is_dir():
         raise ModelIntegrityError(f"{directory} is not a folder")
+    with _without_pickles(directory) as whole:
+        return _stage(whole, spec, strict=strict)
+
+
+@contextmanager
+def _without_pickles(directory: Path) -> Iterator[Path]:
+    """The folder itself; or, where a Dense layer is only a pickle, links to it with a converted one."""
+    names = [file.relative_to(directory).as_posix() for file in directory.glob("*/*.*")]
+    tails = [tail for tail in pickled_tails(names) if is_dense(directory, tail)]
+    if not tails:
+        yield directory
+        return
+    try:
+        hub_cache_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".staging-", dir=hub_cache_dir()) as scratch:
+            files = [file.as_posix() for file in allowed_files(directory)]
+            _link_all(directory, files, Path(scratch))
+            for tail in tails:
+                convert_small(directory / tail / PICKLE, Path(scratch) / tail / SAFE)
+            yield Path(scratch)
+    except OSError as error:
+        raise LocalEngineError(f"{directory} could not be staged: {error.strerror}") from None
+
+
+def _stage(directory: Path, spec: ModelSpec, *, strict: bool) -> Path:
     repo = repo_folder(spec.repo, hub_cache_dir())
     if spec.revision is not None and _is_usable(spec, repo / "snapshots" / spec.revision):
+        if strict:
+            check_snapshot(spec, repo / "snapshots" / spec.revision, strict=True)
         record(spec.repo, spec.revision, measured(repo / "snapshots" / spec.revision))
         return find_snapshot(spec)
     check_complete(spec.task, directory)

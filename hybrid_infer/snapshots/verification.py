@@ -8,7 +8,7 @@ from pathlib import Path
 from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.registry.tiny import TINY_PREFIX
-from hybrid_infer.snapshots.digests import digests_of
+from hybrid_infer.snapshots.digests import digests_of, size_of
 from hybrid_infer.snapshots.lock import Files, LockedFile, locked_files
 from hybrid_infer.snapshots.selection import allowed_files, is_allowed
 
@@ -119,13 +119,14 @@ def differing(folder: Path, files: Files) -> list[str]:
         ModelIntegrityError: a file cannot be read.
     """
     here = {name: folder / name for name in files if (folder / name).is_file()}
-    sized = {name for name, path in here.items() if path.stat().st_size == files[name].size}
-    digests = digests_of(here[name] for name in sized)
+    sizes = {name: size_of(path) for name, path in here.items()}
+    digests = digests_of(path for name, path in here.items() if sizes[name] == files[name].size)
     wrong = []
     for name, path in sorted(here.items()):
-        size = path.stat().st_size
-        if name not in sized:
-            wrong.append(f"{path} has {size:,} bytes, and by models.lock {files[name].size:,}")
+        if path not in digests:
+            wrong.append(
+                f"{path} has {sizes[name]:,} bytes, and by models.lock {files[name].size:,}"
+            )
         elif digests[path] != files[name].sha256:
             wrong.append(
                 f"{path} has the SHA-256 {digests[path]}, and by models.lock {files[name].sha256}: "
@@ -148,4 +149,4 @@ def measured(folder: Path, names: Iterable[str] | None = None) -> dict[str, Lock
         names = [file.as_posix() for file in allowed_files(folder)]
     paths = {name: folder / name for name in names}
     digests = digests_of(paths.values())
-    return {name: LockedFile(path.stat().st_size, digests[path]) for name, path in paths.items()}
+    return {name: LockedFile(size_of(path), digests[path]) for name, path in paths.items()}

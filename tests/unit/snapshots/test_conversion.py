@@ -13,6 +13,7 @@ from hybrid_infer.snapshots import conversion
 from hybrid_infer.snapshots.conversion import convert, pickled_tails
 from hybrid_infer.snapshots.download import pull
 from hybrid_infer.snapshots.lock import read_lock, user_lock
+from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.snapshots.verification import check_snapshot
 
 TAIL = "2_Dense"
@@ -75,6 +76,28 @@ def test_pull_converts_a_pickled_dense_layer_once(hub, serve_hub, pickled):
     (placed / TAIL / "model.safetensors").write_bytes(content[:-1] + b"\x07")
     pull(SPEC, endpoint=fake.url, progress=False)
     assert (placed / TAIL / "model.safetensors").read_bytes() == content
+
+
+def test_a_folder_with_a_pickled_dense_layer_is_staged_without_it(hub, pickled, dense_folder):
+    import torch
+    from safetensors.torch import load_file
+
+    folder, tensors = pickled
+    placed = stage(folder, SPEC)
+    made = load_file(placed / TAIL / "model.safetensors")
+    assert all(torch.equal(made[name], tensors[name]) for name in tensors)
+    assert not list(hub.rglob("*.bin"))
+    assert [entry.name for entry in hub.iterdir()] == ["models--org--t5"]
+    check_snapshot(SPEC, placed, strict=True)
+    assert stage(folder, SPEC, strict=True) == placed
+    assert (folder / TAIL / "pytorch_model.bin").exists()
+
+
+def test_a_pickle_that_is_no_dense_layers_is_not_read(hub, pickled, monkeypatch):
+    monkeypatch.setattr(conversion, "MAX_PICKLE_BYTES", 10)
+    with pytest.raises(ModelIntegrityError, match="too large for a Dense layer"):
+        stage(pickled[0], SPEC)
+    assert list(hub.iterdir()) == []
 
 
 def test_a_pickle_that_runs_something_is_refused(hub, serve_hub, pickled, tmp_path):

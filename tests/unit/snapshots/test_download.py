@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import pickle
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,20 @@ def test_other_bytes_than_the_hub_lists_do_not_stay(hub, fake_hub, pinned, name)
     assert (pulled(fake_hub, pinned) / name).read_bytes() == whole
 
 
+def test_a_remembered_listing_that_lacks_a_file_is_forgotten(hub, fake_hub, pinned, monkeypatch):
+    folder = pulled(fake_hub, pinned)
+    trees = repo_folder(pinned.repo, hub) / "trees" / f"{pinned.revision}.json"
+    remembered = json.loads(trees.read_text())
+    del remembered["files"]["model.safetensors"]
+    trees.write_text(json.dumps(remembered))
+    monkeypatch.setattr("huggingface_hub._tree_cache._IN_MEMORY_TREE_CACHE", {})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"model\.safetensors of .* did not arrive"):
+        pulled(fake_hub, pinned)
+    monkeypatch.setattr("huggingface_hub._tree_cache._IN_MEMORY_TREE_CACHE", {})
+    assert pulled(fake_hub, pinned) == folder
+
+
 def test_a_flipped_bit_on_disk_is_mended_by_pulling_again(hub, fake_hub, pinned):
     folder = pulled(fake_hub, pinned)
     weights = (folder / "model.safetensors").resolve()
@@ -311,3 +326,31 @@ def test_many_pulls_at_once_fetch_each_file_once(hub, fake_hub, pinned):
         found = list(pool.map(lambda _: pulled(fake_hub, pinned), range(8)))
     assert set(found) == {find_snapshot(pinned)}
     assert len(fake_hub.fetched()) == len(set(fake_hub.fetched()))
+
+
+def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, fake_hub, monkeypatch, capsys):
+    from hybrid_infer.cli import main
+
+    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
+    with pytest.raises(SystemExit) as ended:
+        main(["pull", "embeddings/small", "--dry-run", "--json"])
+    assert not ended.value.code
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert plan["missing_bytes"] == sum(plan["files"].values()) > 0
+    with pytest.raises(SystemExit):
+        main(["pull", "embeddings/small", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "all-MiniLM-L6-v2@8b3219a" in printed
+    assert "MB to fetch" in printed
+    assert fake_hub.fetched() == []
+
+
+def test_strict_on_the_command_line_fetches_only_what_is_listed(hub, fake_hub, monkeypatch, capsys):
+    from hybrid_infer.cli import main
+
+    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
+    with pytest.raises(SystemExit) as ended:
+        main(["pull", "embeddings/small", "--strict"])
+    assert ended.value.code == 1
+    assert "strict fetches only what it lists" in capsys.readouterr().err
+    assert fake_hub.fetched() == []

@@ -136,6 +136,14 @@ def test_strict_stages_only_what_is_listed(hub, model_folder, pinned):
     assert stage(model_folder, pinned, strict=True) == find_snapshot(pinned)
 
 
+def test_strict_trusts_no_snapshot_because_it_is_there(hub, model_folder, pinned):
+    stage(model_folder, pinned)
+    user_lock().unlink()
+    with pytest.raises(ModelIntegrityError, match="does not list"):
+        stage(model_folder, pinned, strict=True)
+    assert not user_lock().exists()
+
+
 def test_other_files_than_the_lock_lists_are_not_staged(hub, model_folder, dense_folder, pinned):
     record(pinned.repo, pinned.revision, measured(model_folder))
     with pytest.raises(ModelIntegrityError, match="one source says"):
