@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from typing import TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.errors import DeadlineExceededError
@@ -43,19 +44,81 @@ async def wait_async(
     future: Future[_ResultT], deadline: Deadline, abandon: Callable[[], object]
 ) -> _ResultT:
     """The future's result, on the running event loop; a cancelled task abandons the work."""
-    awaited = asyncio.wrap_future(future)
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        """Wake the task at the deadline, wherever progress has moved it by then."""
+        nonlocal timer
+        if deadline.expired():
+            _wake(woken)
+        else:
+            timer = loop.call_later(deadline.left(), look)
+
+    look()
+    mailbox = _mailbox(loop)
+    future.add_done_callback(lambda _: mailbox.post(woken))
     try:
-        while True:
-            await asyncio.wait([awaited], timeout=deadline.left())
-            if awaited.done():
-                return awaited.result()
-            if deadline.expired():
-                raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
+        await woken
+        if not future.done():
+            raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
+        return future.result()
+    except CancelledError:
+        raise too_late(deadline) from None
     except BaseException:
         abandon()
-        with suppress(RuntimeError):  # the loop has been closed under a task that was never ended
-            awaited.cancel()  # else asyncio would report an error that nobody is left to see
         raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+class _Mailbox:
+    """Wakes the tasks of one event loop; those whose work ends together are woken together.
+
+    Each wake-up of a loop is a call of the kernel, in which the thread that computes gives the
+    interpreter away, and gets it back only once the loop has nothing to do. So a batch wakes it once.
+    """
+
+    def __init__(self) -> None:
+        # Weak, so that a loop that is closed before it is woken is not kept.
+        self._ended: deque[ref[asyncio.Future[None]]] = deque()
+        self._is_called = False
+
+    def post(self, woken: asyncio.Future[None]) -> None:
+        """Have a task woken; from any thread."""
+        self._ended.append(ref(woken))
+        if self._is_called:
+            return
+        self._is_called = True
+        try:
+            woken.get_loop().call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop has been closed: nobody waits any more
+
+    def _deliver(self) -> None:
+        self._is_called = False  # first, so that whatever is posted from here on calls again
+        while self._ended:
+            woken = self._ended.popleft()()
+            if woken is not None:
+                _wake(woken)
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+
+
+def _mailbox(loop: asyncio.AbstractEventLoop) -> _Mailbox:
+    """The mailbox of the running loop, which is the only one to ask for it."""
+    found = _mailboxes.get(loop)
+    if found is None:
+        found = _mailboxes[loop] = _Mailbox()
+    return found
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 def too_late(deadline: Deadline) -> DeadlineExceededError:
