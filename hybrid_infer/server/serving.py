@@ -21,9 +21,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.answers import JSON
-from hybrid_infer.server.bodies import GoneError
 from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.service import Service
+from hybrid_infer.server.work import GoneError
 
 CLIENT_LEFT = 499  # nginx's word for it; nobody reads it
 # Whatever went wrong is logged by the server with its trace; the client gets no detail.
