@@ -72,11 +72,7 @@ class Application:
         async def openapi(_: Request) -> dict[str, Any]:
             return description()
 
-        routes = [
-            Route(route.path, Endpoint(route.endpoint), methods=route.methods)
-            for route in described
-            if isinstance(route, APIRoute)
-        ]
+        routes = [_served(route) for route in described if isinstance(route, APIRoute)]
         routes.append(Route("/openapi.json", Endpoint(openapi), methods=["GET"]))
         self.service = service
         self._router = Router(routes, lifespan=lifespan, redirect_slashes=False)
@@ -103,6 +99,12 @@ class Application:
             await (known or response(CRASHED))(scope, receive, send)
             if known is None:
                 raise
+
+
+def _served(described: APIRoute) -> Route:
+    route = Route(described.path, Endpoint(described.endpoint))
+    route.methods = described.methods  # Route would answer HEAD by GET, and /events has no end
+    return route
 
 
 def answered(error: Exception, path: str) -> Response | None:
