@@ -1,7 +1,7 @@
 """The paths as they are served: Starlette's router before our functions, and errors in one shape.
 
 FastAPI describes the paths and is not on the way of a request: what it does there (dependencies, exit
-stacks, checks of what our functions check themselves) costs more than all of our own code does.
+stacks, checks of what our functions check themselves) took a quarter of a request's processor time.
 """
 
 from __future__ import annotations
