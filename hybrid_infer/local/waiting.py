@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.errors import DeadlineExceededError
-
-LONGEST_TIMER_SECONDS = 3600.0  # not every loop can count further
 
 _ResultT = TypeVar("_ResultT")
 
@@ -49,87 +46,79 @@ async def wait_async(
     """The future's result, on the running event loop; a cancelled task abandons the work."""
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
-    alarm = _Alarm(loop, deadline, woken)
-    future.add_done_callback(partial(_inbox(loop).put, woken))
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        """Wake the task at the deadline, wherever progress has moved it by then."""
+        nonlocal timer
+        if deadline.expired():
+            _wake(woken)
+        else:
+            timer = loop.call_later(deadline.left(), look)
+
+    look()
+    mailbox = _mailbox(loop)
+    future.add_done_callback(lambda _: mailbox.post(woken))
     try:
         await woken
         if not future.done():
             raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
         return future.result()
     except CancelledError:
-        raise asyncio.CancelledError from None  # the work itself was given up
+        raise too_late(deadline) from None
     except BaseException:
         abandon()
         raise
     finally:
-        alarm.stop()
+        if timer is not None:
+            timer.cancel()
 
 
-class _Alarm:
-    """Wakes who waits when a deadline runs out, however often it has been moved on by then."""
+class _Mailbox:
+    """Wakes the tasks of one event loop; those whose work ends together are woken together.
 
-    __slots__ = ("_deadline", "_loop", "_timer", "_woken")
+    Each wake-up of a loop is a call of the kernel, in which the thread that computes gives the
+    interpreter away, and gets it back only once the loop has nothing to do. So a batch wakes it once.
+    """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deadline: Deadline, woken: asyncio.Future[None]
-    ) -> None:
-        self._loop, self._deadline, self._woken = loop, deadline, woken
-        self._set()
+    def __init__(self) -> None:
+        # Weak, so that a loop that is closed before it is woken is not kept.
+        self._ended: deque[ref[asyncio.Future[None]]] = deque()
+        self._is_called = False
 
-    def _set(self) -> None:
-        self._timer = self._loop.call_later(
-            min(self._deadline.left(), LONGEST_TIMER_SECONDS), self._ring
-        )
-
-    def _ring(self) -> None:
-        if not self._deadline.expired():
-            self._set()
-        elif not self._woken.done():
-            self._woken.set_result(None)
-
-    def stop(self) -> None:
-        """Nobody waits any more."""
-        self._timer.cancel()
-
-
-class _Inbox:
-    """What ends on compute threads, on its way to an event loop: a whole batch wakes the loop once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
-        self._lock = threading.Lock()
-        self._ended: list[asyncio.Future[None]] = []
-
-    def put(self, woken: asyncio.Future[None], _: Future[Any]) -> None:
-        """Have `woken` woken, from any thread."""
-        with self._lock:
-            self._ended.append(woken)
-            if len(self._ended) > 1:  # the loop is to look anyway
-                return
-        loop = self._loop()
+    def post(self, woken: asyncio.Future[None]) -> None:
+        """Have a task woken; from any thread."""
+        self._ended.append(ref(woken))
+        if self._is_called:
+            return
+        self._is_called = True
         try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # closed under a task that was never ended
-            with self._lock:
-                self._ended.clear()  # each knows the loop, which would never be forgotten
+            woken.get_loop().call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop has been closed: nobody waits any more
 
-    def _wake(self) -> None:
-        with self._lock:
-            ended, self._ended = self._ended, []
-        for woken in ended:
-            if not woken.done():
-                woken.set_result(None)
+    def _deliver(self) -> None:
+        self._is_called = False  # first, so that whatever is posted from here on calls again
+        while self._ended:
+            woken = self._ended.popleft()()
+            if woken is not None:
+                _wake(woken)
 
 
-_inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Inbox] = weakref.WeakKeyDictionary()
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
 
 
-def _inbox(loop: asyncio.AbstractEventLoop) -> _Inbox:
-    inbox = _inboxes.get(loop)
-    if inbox is None:  # only its own thread asks
-        inbox = _inboxes[loop] = _Inbox(loop)
-    return inbox
+def _mailbox(loop: asyncio.AbstractEventLoop) -> _Mailbox:
+    """The mailbox of the running loop, which is the only one to ask for it."""
+    found = _mailboxes.get(loop)
+    if found is None:
+        found = _mailboxes[loop] = _Mailbox()
+    return found
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 def too_late(deadline: Deadline) -> DeadlineExceededError:

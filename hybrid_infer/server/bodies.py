@@ -11,14 +11,11 @@ from starlette.requests import Request
 
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.server.errors import RefusedError
+from hybrid_infer.server.work import CONNECTION, GoneError
 from hybrid_infer.settings import ServerSettings
 
 _BodyT = TypeVar("_BodyT", bound=BaseModel)
 _MEMBERS = ("str", "int", "float", "bool")  # what pydantic calls the members of unions
-
-
-class GoneError(Exception):
-    """The client has left; nobody reads an answer."""
 
 
 async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings) -> _BodyT:
@@ -50,25 +47,31 @@ async def _raw_body(request: Request, limits: ServerSettings) -> bytes:
     size = request.headers.get("content-length", "0")
     if int(size) > limits.max_body_bytes:  # the HTTP parser has let digits through only
         raise _too_large(limits)
-    pieces: list[bytes] = []
-    length = 0
+    if request.scope[CONNECTION].is_whole:  # as most are: there is nothing to wait for
+        return await _received(request, limits)
     try:
         async with asyncio.timeout(limits.body_seconds):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise GoneError
-                pieces.append(message["body"])
-                length += len(message["body"])
-                if length > limits.max_body_bytes:
-                    raise _too_large(limits)
-                if not message["more_body"]:
-                    return b"".join(pieces)
+            return await _received(request, limits)
     except TimeoutError:
         raise RefusedError(
             408, f"the body did not arrive within {limits.body_seconds:g} s", "request_timeout",
             closes=True,
         ) from None  # fmt: skip
+
+
+async def _received(request: Request, limits: ServerSettings) -> bytes:
+    pieces: list[bytes] = []
+    length = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        pieces.append(message["body"])
+        length += len(message["body"])
+        if length > limits.max_body_bytes:
+            raise _too_large(limits)
+        if not message["more_body"]:
+            return b"".join(pieces)
 
 
 def _too_large(limits: ServerSettings) -> RefusedError:

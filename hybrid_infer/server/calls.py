@@ -46,7 +46,7 @@ async def answer_chat(request: Request, path_model: str | None = None) -> Respon
         body = await read_body(request, ChatBody, limits)
         _check_messages(body.messages, limits)
         options = _chat_options(body, limits)
-        model = _chat_model(path_model or body.model)
+        model = _chat_model(body.model if path_model is None else path_model)
         with UntilGone(request.scope):
             result = await service.client.chat.completions.create(
                 messages=body.messages, model=model, **options

@@ -52,9 +52,9 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
         self._head_bytes = 0
-        self._reads_body = self._is_whole = self._is_surplus = False
+        self._reads_body = self._is_surplus = False
         self._work: set[UntilGone] = set()
-        self.is_gone = False
+        self.is_whole = self.is_gone = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""
@@ -85,16 +85,18 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if not self._reads_body:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
         super().data_received(data)
-        if not self._reads_body and self._head_bytes > self._limits.max_header_bytes:
+        if self._reads_body or not self._head_bytes:
+            return
+        if self._head_bytes > self._limits.max_header_bytes:
             self._refuse(self._too_large())
+        elif self._head_timer is None:  # most heads come whole and need none
+            self._await_head()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._is_whole = False
+        self.is_whole = False
 
     def on_headers_complete(self) -> None:
         """A request's head is here."""
@@ -117,19 +119,19 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._reads_body, self._is_whole = False, True
+        self._reads_body, self.is_whole = False, True
         if self._linger_timer is None:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer is out."""
         super().on_response_complete()
-        if not self._is_whole or self._linger_timer is not None:
+        if not self.is_whole or self._linger_timer is not None:
             self._linger()
 
     def end(self) -> None:
         """End the connection once its answer is out, and what the client still sends has come."""
-        if self._is_whole:
+        if self.is_whole:
             self.transport.close()
         else:
             self._linger()
@@ -143,6 +145,8 @@ class BoundedConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, surplus if self._is_surplus else app)
 
     def _await_head(self) -> None:
+        if self._linger_timer is not None or self.transport.is_closing():
+            return
         self._head_timer = self.loop.call_later(self._limits.header_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:

@@ -18,9 +18,8 @@ from starlette.types import Receive, Scope, Send
 from hybrid_infer.client.streams import AsyncChatStream
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.answers import chunk_document
-from hybrid_infer.server.bodies import GoneError
 from hybrid_infer.server.errors import STOPPING, answer_for
-from hybrid_infer.server.work import UntilGone
+from hybrid_infer.server.work import GoneError, UntilGone
 
 DONE = b"data: [DONE]\n\n"
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}

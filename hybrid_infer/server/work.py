@@ -8,9 +8,11 @@ from typing import Protocol, Self
 
 from starlette.types import Scope
 
-from hybrid_infer.server.bodies import GoneError
-
 CONNECTION = "hybrid_infer.connection"  # the key of a request's scope
+
+
+class GoneError(Exception):
+    """The client has left; nobody reads an answer."""
 
 
 class Connection(Protocol):
@@ -19,6 +21,10 @@ class Connection(Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether the client has left."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last request that has begun is all here."""
 
     def watch(self, work: UntilGone) -> None:
         """Tell `work` when the client leaves."""

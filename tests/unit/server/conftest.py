@@ -51,7 +51,8 @@ class RunningServer:
         data = answer.read()
         connection.close()
         is_json = answer.headers["content-type"] == "application/json"
-        return answer.status, answer.headers, json.loads(data) if is_json else data.decode()
+        document = json.loads(data) if is_json and data else data.decode()
+        return answer.status, answer.headers, document
 
     def close(self):
         self._server.should_exit = True

@@ -190,6 +190,29 @@ def test_a_collector_may_ask_for_openmetrics(server):
     assert text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("HEAD", "/events", None, 405),
+        ("PUT", "/v1/embeddings", {"input": "a"}, 405),
+        ("GET", "/v1/embeddings/", None, 404),
+        ("POST", "/models//pipeline/feature-extraction", {"inputs": "a"}, 404),
+        (
+            "POST",
+            "/models//v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}]},
+            404,
+        ),
+    ],
+)
+def test_what_is_not_there(server, method, path, body, status):
+    answered, headers, document = server.ask(method, path, body)
+    assert answered == status
+    assert headers["x-request-id"]
+    if method != "HEAD":
+        assert document["error"]["type"] == "invalid_request_error"
+
+
 def test_the_schema_of_huggingface_s_client_is_understood():
     from hybrid_infer.server.calls import _response_format
 

@@ -1,0 +1,145 @@
+"""Waiting for a compute thread on an event loop: woken together, by the deadline, or not at all."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from concurrent.futures import Future
+
+import pytest
+
+from hybrid_infer import DeadlineExceededError
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.local.waiting import wait_async
+
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture
+def abandoned():
+    return []
+
+
+def waiting(future, deadline, abandoned):
+    return asyncio.create_task(wait_async(future, deadline, lambda: abandoned.append(future)))
+
+
+async def until_waited_for(futures):
+    """The tasks have run, and each future knows who wants it."""
+    while not all(future._done_callbacks for future in futures):  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0)
+
+
+def test_those_that_end_together_are_woken_together(abandoned):
+    async def run():
+        loop = asyncio.get_running_loop()
+        calls, original = [], loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *a, **k: (calls.append(a), original(*a, **k))[1]
+        futures = [Future() for _ in range(50)]
+        deadline = Deadline(PATIENCE_SECONDS)
+        tasks = [waiting(future, deadline, abandoned) for future in futures]
+        await until_waited_for(futures)
+
+        def compute():
+            for number, future in enumerate(futures):
+                future.set_result(number)
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        thread.join(PATIENCE_SECONDS)  # the loop stands still meanwhile, and is not woken again
+        assert await asyncio.gather(*tasks) == list(range(50))
+        return len(calls)
+
+    assert asyncio.run(run()) == 1
+    assert abandoned == []
+
+
+def test_what_is_done_already_costs_no_wait(abandoned):
+    async def run():
+        future = Future()
+        future.set_result(1)
+        return await wait_async(future, Deadline(0.0), lambda: abandoned.append(future))
+
+    assert asyncio.run(run()) == 1
+    assert abandoned == []
+
+
+def test_an_error_is_the_caller_s(abandoned):
+    async def run():
+        future = Future()
+        task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
+        await until_waited_for([future])
+        future.set_exception(ValueError("broken"))
+        await task
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(run())
+
+
+class Counted(Deadline):
+    """Looked at, it has moved on; at the third look it is over."""
+
+    looks = 0
+
+    def expired(self):
+        self.looks += 1
+        return self.looks >= 3
+
+    def left(self):
+        return 0.001
+
+
+def test_the_deadline_ends_it_and_progress_moves_the_deadline(abandoned):
+    future, deadline = Future(), Counted(PATIENCE_SECONDS)
+    with pytest.raises(DeadlineExceededError):
+        asyncio.run(wait_async(future, deadline, lambda: abandoned.append(future)))
+    assert (deadline.looks, abandoned) == (3, [future])
+
+
+def test_a_cancelled_task_abandons_the_work(abandoned):
+    async def run():
+        future = Future()
+        task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
+        await until_waited_for([future])
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        future.set_result(1)  # too late, and nobody minds
+        await asyncio.sleep(0)
+        assert abandoned == [future]
+
+    asyncio.run(run())
+
+
+def test_a_future_that_was_cancelled_is_out_of_time(abandoned):
+    async def run():
+        future = Future()
+        task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
+        await until_waited_for([future])
+        future.cancel()
+        await task
+
+    with pytest.raises(DeadlineExceededError):
+        asyncio.run(run())
+
+
+def test_a_loop_that_is_closed_is_left_alone_and_not_kept(abandoned):
+    futures = [Future(), Future()]
+    loop = asyncio.new_event_loop()
+    kept = weakref.ref(loop)
+
+    async def begin():
+        tasks = [waiting(each, Deadline(PATIENCE_SECONDS), abandoned) for each in futures]
+        await until_waited_for(futures)
+        for task in tasks:
+            task._log_destroy_pending = False
+
+    loop.run_until_complete(begin())
+    futures[0].set_result(1)  # the loop is called, and closed before it comes to it
+    loop.close()
+    futures[1].set_result(2)
+    del loop
+    futures.clear()
+    abandoned.clear()
+    gc.collect()
+    assert kept() is None
