@@ -6,6 +6,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 
+import anyio.lowlevel
 import pytest
 
 from hybrid_infer import DeadlineExceededError
@@ -27,7 +28,7 @@ def waiting(future, deadline, abandoned):
 async def until_waited_for(futures):
     """The tasks have run, and each future knows who wants it."""
     while not all(future._done_callbacks for future in futures):  # noqa: ASYNC110 - no event tells
-        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 def test_those_that_end_together_are_woken_together(abandoned):
@@ -105,7 +106,7 @@ def test_a_cancelled_task_abandons_the_work(abandoned):
         with pytest.raises(asyncio.CancelledError):
             await task
         future.set_result(1)  # too late, and nobody minds
-        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         assert abandoned == [future]
 
     asyncio.run(run())
