@@ -90,10 +90,8 @@ class PrometheusObserver:
         )
         self._hits = counter("cache_hits_total", "Entries that the cache knew", *model)
         self._misses = counter("cache_misses_total", "Entries that it did not know", *model)
-        self._breaker = gauge(
-            "breaker_state", "1 while a remote is left alone, until it has served again",
-            *("model", "backend"),
-        )  # fmt: skip
+        told = "1 while a remote is left alone, until it has served again"
+        self._breaker = gauge("breaker_state", told, "model", "backend")
         self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
         self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
         self._forward = histogram("forward_seconds", "Computing one local batch", "model")

@@ -27,7 +27,7 @@ def waiting(future, deadline, abandoned):
 
 async def until_waited_for(futures):
     """The tasks have run, and each future knows who wants it."""
-    while not all(future._done_callbacks for future in futures):  # noqa: ASYNC110 - no event tells
+    while not all(future._done_callbacks for future in futures):
         await anyio.lowlevel.checkpoint()
 
 
