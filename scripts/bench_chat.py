@@ -157,6 +157,10 @@ class Ours:
         for thread in threads:
             thread.join()
 
+    def close(self) -> None:
+        """End its threads."""
+        self._engine.close()
+
 
 class OursWithoutKernels(Ours):
     """The chat engine as it is on other processors: in torch's operators."""
@@ -226,6 +230,11 @@ class Theirs:
             self._manager.start()
         return _answered(self._manager, self._ids, lengths)
 
+    def close(self) -> None:
+        """End its threads."""
+        if self._manager is not None:
+            self._manager.stop(block=True)
+
 
 def _answered(manager: Any, ids: list[int], lengths: Sequence[int]) -> float:
     """The seconds that a manager takes for one prompt and answers of these lengths."""
@@ -257,6 +266,7 @@ def answer_commands(contender: str, path: str, device: str, dtype: str) -> None:
         return {"seconds": time.perf_counter() - started if seconds is None else seconds}
 
     serve(answer)
+    made.close()
 
 
 @contextmanager

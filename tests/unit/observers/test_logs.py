@@ -67,7 +67,7 @@ def test_coming_back_is_told(watched, fake, prompt, lines):
         fake.come_back()
         client.reset()
         client.embed(prompt, model="small")
-    assert lines(logging.INFO)[-1] == "huggingface serves embeddings/small again"
+    assert "huggingface serves embeddings/small again" in lines(logging.INFO)  # a load may end, too
 
 
 def test_its_logger_can_be_chosen(watched, limited, prompt, caplog):
