@@ -43,7 +43,7 @@ def machine(packages: Sequence[str], device: str = "cpu") -> str:
     return (
         f"{fields.get('model name', 'unknown CPU')}, {os.cpu_count()} cores ({', '.join(flags)}); "
         f"Python {sys.version.split()[0]}, {versions}, hybrid_infer {hybrid_infer.__version__}. "
-        + ("Not measured on a GPU." if device == "cpu" else gpu(device))
+        + ("On the CPU." if device == "cpu" else gpu(device))
     )
 
 
