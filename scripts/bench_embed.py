@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ except ImportError:
     os.execv(python, [python, *sys.argv])  # noqa: S606 - this script, in the environment just made
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _peer import Peer, in_turn, serve  # noqa: E402 - behind the above
 from _report import Table, machine, weights_folder, write_section  # noqa: E402 - behind the above
 
 PACKAGES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
@@ -349,78 +351,52 @@ def cut_giants(peer: Any) -> dict[str, float]:
     return medians
 
 
-def serve(kind: str, folder: str, dtype: str) -> None:
-    """Answer commands from standard input, one JSON a line."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def serve_peer(kind: str, folder: str, dtype: str) -> None:
+    """Load a peer and answer commands."""
     peer = PEERS[kind](Path(folder), dtype)
     if kind != "bound":
         peer.embed([QUERY])
     loaded = resident_mb()
-    for line in sys.stdin:
-        command = json.loads(line)
-        texts, started = command.get("texts", []), time.perf_counter()
-        if command["do"] == "bulk":
-            vectors = peer.embed(texts)
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - started}
-            if "save" in command:
-                np.save(command["save"], vectors)
-        elif command["do"] == "callers":
-            answer = call(peer, texts, command["callers"])
-        elif command["do"] == "count":
-            answer = {"tokens": sum(map(len, peer.tokenizer(texts).ids))}
-        elif command["do"] == "soak":
-            answer = soak(peer)
-        elif command["do"] == "giants":
-            answer = cut_giants(peer)
-        else:
-            answer = {"rows": getattr(peer, "rows", 0)}
-        answers.write(json.dumps(answer | {"loaded": loaded, "peak_mb": resident_mb(peak=True)}))
-        answers.write("\n")
-        answers.flush()
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        said = obey(peer, command)
+        return said | {"loaded": loaded, "peak_mb": resident_mb(peak=True)}
+
+    serve(answer)
 
 
-class Peer:
-    """A peer's process, seen from outside."""
+def obey(peer: Any, command: dict[str, Any]) -> dict[str, Any]:
+    """Do what a command says."""
+    texts, started = command.get("texts", []), time.perf_counter()
+    if command["do"] == "bulk":
+        vectors = peer.embed(texts)
+        seconds = time.perf_counter() - started
+        if "save" in command:
+            np.save(command["save"], vectors)
+        return {"seconds": seconds}
+    if command["do"] == "callers":
+        return call(peer, texts, command["callers"])
+    if command["do"] == "count":
+        return {"tokens": sum(map(len, peer.tokenizer(texts).ids))}
+    if command["do"] == "soak":
+        return soak(peer)
+    if command["do"] == "giants":
+        return cut_giants(peer)
+    return {"rows": getattr(peer, "rows", 0)}
 
-    def __init__(self, kind: str, folder: Path, dtype: str, python: str = sys.executable) -> None:
-        command = [python, __file__, "--serve", kind, str(folder), dtype]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)},
-        )
 
-    def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """Have a command done."""
-        assert self._process.stdin is not None  # noqa: S101 - for the type checker
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker
-        self._process.stdin.write(json.dumps({"do": do, **options}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("a peer has died; what it said is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.communicate()
+def start(kind: str, folder: Path, dtype: str, python: str = sys.executable) -> Peer:
+    """A peer in a process of its own."""
+    return Peer(__file__, kind, str(folder), dtype, python=python)
 
 
 # Measuring -----------------------------------------------------------------------------------------
 
 
-def in_turn(peers: dict[str, Peer], repeats: int, do: str, **options: Any) -> dict[str, float]:
-    """Median seconds of each peer; they alternate, so that noise hits them alike."""
-    taken: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(repeats):
-        for name, peer in peers.items():
-            taken[name].append(peer.ask(do, **options)["seconds"])
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+def bulk_seconds(peers: dict[str, Peer], texts: list[str], repeats: int) -> dict[str, float]:
+    """Median seconds of each peer for all texts."""
+    calls = {name: partial(peer.seconds, "bulk", texts=texts) for name, peer in peers.items()}
+    return in_turn(calls, repeats)
 
 
 def bulk(
@@ -433,12 +409,12 @@ def bulk(
 ) -> dict[str, float]:
     """Throughput in texts per second of every peer on one model; rows for ours."""
     peers = {
-        "st float32": Peer("st", folder, "float32"),
-        "ours bfloat16": Peer("ours", folder, "bfloat16"),
-        "st bfloat16": Peer("st", folder, "bfloat16"),
-        "ours float32": Peer("ours", folder, "float32"),
+        "st float32": start("st", folder, "float32"),
+        "ours bfloat16": start("ours", folder, "bfloat16"),
+        "st bfloat16": start("st", folder, "bfloat16"),
+        "ours float32": start("ours", folder, "float32"),
     }
-    bounds = {dtype: Peer("bound", folder, dtype) for dtype in ("bfloat16", "float32")}
+    bounds = {dtype: start("bound", folder, dtype) for dtype in ("bfloat16", "float32")}
     tokens = peers["ours float32"].ask("count", texts=texts)["tokens"]
     with tempfile.TemporaryDirectory() as results:
         vectors = {}
@@ -446,7 +422,7 @@ def bulk(
             file = f"{results}/{peer_name}.npy"
             peer.ask("bulk", texts=texts, save=file)
             vectors[peer_name] = np.load(file)
-    seconds = in_turn({**peers, **bounds}, repeats, "bulk", texts=texts)
+    seconds = bulk_seconds({**peers, **bounds}, texts, repeats)
     rates = {peer_name: len(texts) / seconds[peer_name] for peer_name in peers}
     for dtype, bound in bounds.items():
         batches = tokens / bound.ask("rows")["rows"]
@@ -493,13 +469,13 @@ def exported(
     with tempfile.TemporaryDirectory() as name:
         export(folder, Path(name))
         for kind, dtype in found:
-            peers = {"theirs": Peer(kind, Path(name), dtype, python)}
-            peers["ours"] = Peer("ours", folder, dtype)
+            peers = {"theirs": start(kind, Path(name), dtype, python)}
+            peers["ours"] = start("ours", folder, dtype)
             vectors = {}
             for who, peer in peers.items():  # also the warm-up
                 peer.ask("bulk", texts=texts, save=f"{name}/{who}.npy")
                 vectors[who] = np.load(f"{name}/{who}.npy")
-            seconds = in_turn(peers, repeats, "bulk", texts=texts)
+            seconds = bulk_seconds(peers, texts, repeats)
             worst = float((vectors["ours"] * vectors["theirs"]).sum(1).min())
             table.add(
                 f"small, bulk, {kind} {dtype}",
@@ -514,7 +490,7 @@ def exported(
 
 def concurrent(table: Table, folder: Path, texts: list[str], repeats: int) -> dict[str, float]:
     """64 callers of one text each, and the engine's own bulk throughput between them."""
-    ours, theirs = Peer("ours", folder, "bfloat16"), Peer("st", folder, "float32")
+    ours, theirs = start("ours", folder, "bfloat16"), start("st", folder, "float32")
     rounds = []
     ours.ask("callers", texts=texts, callers=CALLERS)
     for _ in range(repeats):
@@ -557,7 +533,7 @@ def concurrent(table: Table, folder: Path, texts: list[str], repeats: int) -> di
 def single(table: Table, folder: Path, repeats: int) -> None:
     """One caller, one short text, idle engine, beside the bare forward pass of that text."""
     for dtype in ("bfloat16", "float32"):
-        ours, bare = Peer("ours", folder, dtype), Peer("bare", folder, dtype)
+        ours, bare = start("ours", folder, dtype), start("bare", folder, dtype)
         taken: dict[str, list[float]] = {"ours": [], "bare": []}
         for _ in range(3 * repeats):
             for name, peer in (("ours", ours), ("bare", bare)):
@@ -575,7 +551,7 @@ def single(table: Table, folder: Path, repeats: int) -> None:
 
 def giants(table: Table, folder: Path) -> None:
     """What a text of 5 million characters costs before it is computed."""
-    peer = Peer("ours", folder, "bfloat16")
+    peer = start("ours", folder, "bfloat16")
     answer = peer.ask("giants")
     peer.stop()
     kind = max(GIANTS, key=lambda name: answer[name])
@@ -625,7 +601,7 @@ def cold_start(table: Table, folder: Path, repeats: int) -> None:
 
 def memory(table: Table, folder: Path, texts: list[str]) -> None:
     """Peak in bulk, and growth over 200,000 short texts."""
-    peer = Peer("ours", folder, "bfloat16")
+    peer = start("ours", folder, "bfloat16")
     answer = peer.ask("bulk", texts=texts)
     more = answer["peak_mb"] - answer["loaded"]
     table.add(
@@ -775,6 +751,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(*sys.argv[2:5])
+        serve_peer(*sys.argv[2:5])
     else:
         main()

@@ -7,6 +7,7 @@ computes. The tokenizer runs on any processor; without it Hugging Face's does ev
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -80,7 +81,7 @@ def compiled(root: Path, library: Library) -> str:
             source = root / SOURCES / name
             target = source.with_suffix(".o")
             objects.append(target)
-            flags = (*COMMON_FLAGS, *library.flags)
+            flags = (*COMMON_FLAGS, *library.flags, f'-DSOURCES="{digest(root, library)}"')
             run(*compiler, *flags, "-c", str(source), "-o", str(target))
         run(*compiler, "-shared", *map(str, objects), "-o", str(root / library.path))
     except OSError as error:  # no program after all, or no permission to run it or to write
@@ -91,6 +92,13 @@ def compiled(root: Path, library: Library) -> str:
         for target in objects:
             target.unlink(missing_ok=True)
     return ""
+
+
+def digest(root: Path, library: Library) -> str:
+    """What a library's sources are; `hybrid_infer.local.native` knows by it one that is older than they."""
+    names = [*library.sources, *(header.name for header in (root / SOURCES).glob("*.h"))]
+    content = b"".join((root / SOURCES / name).read_bytes() for name in sorted(names))
+    return hashlib.sha256(content).hexdigest()
 
 
 def run(*command: str) -> None:

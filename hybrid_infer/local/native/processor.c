@@ -4,6 +4,12 @@
 
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
+/* What the library was compiled from: see scripts/build_native.py. */
+const char *compiled_sources(void)
+{
+    return SOURCES;
+}
+
 /* 0 if this process may use tiles. */
 int request_tiles(void)
 {

@@ -1,5 +1,6 @@
 """Whether the kernels are used: only where they were built and the processor has what they need."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,35 @@ def build(code, *arguments):
         cwd=ROOT,
     )
     return done.stdout
+
+
+def test_kernels_that_are_older_than_their_sources_are_not_used(
+    monkeypatch, fresh, tmp_path, caplog
+):
+    if native.library() is None:
+        pytest.skip("no kernels: no C compiler, or a processor without AMX")
+    for file in native.LIBRARY.parent.glob("*"):
+        if file.suffix in (".c", ".h", ".so"):
+            shutil.copy(file, tmp_path)
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / native.LIBRARY.name)
+    native.library.cache_clear()
+    assert native.library() is not None
+    (tmp_path / "tiles.h").write_text("/* changed */")
+    native.library.cache_clear()
+    assert native.library() is None
+    assert "older than their sources" in caplog.text
+    for file in tmp_path.glob("*.[ch]"):  # as where only the library is installed
+        file.unlink()
+    native.library.cache_clear()
+    assert native.library() is not None
+
+
+def test_the_build_and_the_library_agree_on_what_sources_are():
+    folder = ROOT / "hybrid_infer" / "local" / "native"
+    names = [file.name for file in folder.glob("*.[ch]") if file.name != native.TOKENIZER_SOURCE]
+    content = b"".join((folder / name).read_bytes() for name in sorted(names))
+    said = build("print(digest(Path(sys.argv[1]), KERNELS))", ROOT)
+    assert said.strip() == hashlib.sha256(content).hexdigest()
 
 
 def test_every_source_is_compiled_into_a_library():
