@@ -58,6 +58,9 @@ class PrometheusObserver:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"hybrid_infer_{name}", text, labels, registry=registry)
 
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"hybrid_infer_{name}", text, labels, registry=registry)
+
         def histogram(
             name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
         ) -> Histogram:
@@ -87,17 +90,10 @@ class PrometheusObserver:
         )
         self._hits = counter("cache_hits_total", "Entries that the cache knew", *model)
         self._misses = counter("cache_misses_total", "Entries that it did not know", *model)
-        self._breaker = Gauge(
-            "hybrid_infer_breaker_state",
-            "1 while a remote is left alone, until it has served again",
-            ("model", "backend"),
-            registry=registry,
-        )
+        left_alone = "1 while a remote is left alone, until it has served again"
+        self._breaker = gauge("breaker_state", left_alone, "model", "backend")
+        self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
         self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
-        self._depth = Gauge(
-            "hybrid_infer_queue_depth", "Texts waiting at the last batch", ("model",),
-            registry=registry,
-        )  # fmt: skip
         self._forward = histogram("forward_seconds", "Computing one local batch", "model")
         self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)
