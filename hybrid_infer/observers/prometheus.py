@@ -90,10 +90,10 @@ class PrometheusObserver:
         )
         self._hits = counter("cache_hits_total", "Entries that the cache knew", *model)
         self._misses = counter("cache_misses_total", "Entries that it did not know", *model)
-        told = "1 while a remote is left alone, until it has served again"
-        self._breaker = gauge("breaker_state", told, "model", "backend")
-        self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
+        left_alone = "1 while a remote is left alone, until it has served again"
+        self._breaker = gauge("breaker_state", left_alone, "model", "backend")
         self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
+        self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
         self._forward = histogram("forward_seconds", "Computing one local batch", "model")
         self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)

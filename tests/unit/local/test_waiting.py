@@ -6,7 +6,6 @@ import threading
 import weakref
 from concurrent.futures import Future
 
-import anyio.lowlevel
 import pytest
 
 from hybrid_infer import DeadlineExceededError
@@ -25,10 +24,22 @@ def waiting(future, deadline, abandoned):
     return asyncio.create_task(wait_async(future, deadline, lambda: abandoned.append(future)))
 
 
+class Wanted(Future):
+    """A future that tells when somebody waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_wanted = asyncio.Event()
+
+    def add_done_callback(self, fn):
+        super().add_done_callback(fn)
+        self.is_wanted.set()
+
+
 async def until_waited_for(futures):
     """The tasks have run, and each future knows who wants it."""
-    while not all(future._done_callbacks for future in futures):
-        await anyio.lowlevel.checkpoint()
+    for future in futures:
+        await future.is_wanted.wait()
 
 
 def test_those_that_end_together_are_woken_together(abandoned):
@@ -36,7 +47,7 @@ def test_those_that_end_together_are_woken_together(abandoned):
         loop = asyncio.get_running_loop()
         calls, original = [], loop.call_soon_threadsafe
         loop.call_soon_threadsafe = lambda *a, **k: (calls.append(a), original(*a, **k))[1]
-        futures = [Future() for _ in range(50)]
+        futures = [Wanted() for _ in range(50)]
         deadline = Deadline(PATIENCE_SECONDS)
         tasks = [waiting(future, deadline, abandoned) for future in futures]
         await until_waited_for(futures)
@@ -57,7 +68,7 @@ def test_those_that_end_together_are_woken_together(abandoned):
 
 def test_what_is_done_already_costs_no_wait(abandoned):
     async def run():
-        future = Future()
+        future = Wanted()
         future.set_result(1)
         return await wait_async(future, Deadline(0.0), lambda: abandoned.append(future))
 
@@ -67,7 +78,7 @@ def test_what_is_done_already_costs_no_wait(abandoned):
 
 def test_an_error_is_the_caller_s(abandoned):
     async def run():
-        future = Future()
+        future = Wanted()
         task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
         await until_waited_for([future])
         future.set_exception(ValueError("broken"))
@@ -91,7 +102,7 @@ class Counted(Deadline):
 
 
 def test_the_deadline_ends_it_and_progress_moves_the_deadline(abandoned):
-    future, deadline = Future(), Counted(PATIENCE_SECONDS)
+    future, deadline = Wanted(), Counted(PATIENCE_SECONDS)
     with pytest.raises(DeadlineExceededError):
         asyncio.run(wait_async(future, deadline, lambda: abandoned.append(future)))
     assert (deadline.looks, abandoned) == (3, [future])
@@ -99,14 +110,16 @@ def test_the_deadline_ends_it_and_progress_moves_the_deadline(abandoned):
 
 def test_a_cancelled_task_abandons_the_work(abandoned):
     async def run():
-        future = Future()
+        future = Wanted()
         task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
         await until_waited_for([future])
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         future.set_result(1)  # too late, and nobody minds
-        await anyio.lowlevel.checkpoint()
+        turned = asyncio.Event()
+        asyncio.get_running_loop().call_soon(turned.set)
+        await turned.wait()
         assert abandoned == [future]
 
     asyncio.run(run())
@@ -114,7 +127,7 @@ def test_a_cancelled_task_abandons_the_work(abandoned):
 
 def test_a_future_that_was_cancelled_is_out_of_time(abandoned):
     async def run():
-        future = Future()
+        future = Wanted()
         task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
         await until_waited_for([future])
         future.cancel()
@@ -125,7 +138,7 @@ def test_a_future_that_was_cancelled_is_out_of_time(abandoned):
 
 
 def test_a_loop_that_is_closed_is_left_alone_and_not_kept(abandoned):
-    futures = [Future(), Future()]
+    futures = [Wanted(), Wanted()]
     loop = asyncio.new_event_loop()
     kept = weakref.ref(loop)
 
