@@ -71,8 +71,8 @@ class DecodeLoop:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anybody has no answer yet, or has left within the last step."""
-        return bool(self._live)
+        """Whether anybody has no answer yet."""
+        return any(not job.is_done for job in list(self._live))
 
     def submit(self, job: ChatJob) -> None:
         """Put a request in the queue.
