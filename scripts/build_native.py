@@ -71,10 +71,10 @@ def libraries() -> tuple[Library, ...]:
 
 def compiled(root: Path, library: Library) -> str:
     """Compile a library in place; what went wrong, or nothing."""
+    (root / library.path).unlink(missing_ok=True)
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(compiler[0]) is None:
         return f"there is no C compiler ({compiler[0]})"
-    (root / library.path).unlink(missing_ok=True)
     objects = []
     try:
         for name in library.sources:

@@ -7,6 +7,7 @@ waits for it again. A replay is one launch, whatever it computes.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ MAX_RECORDINGS = 48
 MAX_KINDS = 1024  # that are counted
 
 logger = logging.getLogger("hybrid_infer")
+# The generator of random numbers, which a recording registers with, is the same for all.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,8 @@ class Recorder:
         """
         with torch.cuda.device(self._device):
             recording = self._recordings.get(kind)
-            if recording is None and self._can_record:
-                self._met[kind] += 1
-                if self._met[kind] > TURNS_BEFORE_RECORDING:
+            if recording is None and self._can_record and self._has_come_again(kind):
+                with _one_at_a_time:
                     recording = self._record(kind, inputs, compute)
             if recording is None:
                 return compute(inputs.to(self._device, non_blocking=True))
@@ -81,6 +83,12 @@ class Recorder:
             recording.inputs.copy_(inputs, non_blocking=True)
             recording.graph.replay()
             return recording.outputs
+
+    def _has_come_again(self, kind: Hashable) -> bool:
+        if len(self._met) > MAX_KINDS:
+            self._met.clear()
+        self._met[kind] += 1
+        return self._met[kind] > TURNS_BEFORE_RECORDING
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
@@ -111,17 +119,17 @@ class Recorder:
                 finally:
                     graph.capture_end()
         except torch.OutOfMemoryError:
-            del self._met[kind]  # later, perhaps
+            self._recordings.clear()  # others need what they hold; they are made again
+            del self._met[kind]
             return None
         except (AttributeError, RuntimeError, TypeError) as error:  # the last: another torch
             self._can_record = False
             logger.warning("this GPU is given one operator at a time: %s", error)
             return None
-        now.wait_stream(self._stream)
+        finally:
+            now.wait_stream(self._stream)
         self._recordings[kind] = recording = _Recording(graph, here, outputs)
         del self._met[kind]
-        if len(self._met) > MAX_KINDS:
-            self._met.clear()
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
         return recording

@@ -201,6 +201,20 @@ def test_a_step_over_whole_spans_leaves_half_read_prompts_alone(tmp_path):
         torch.testing.assert_close(last[0], expected, atol=1e-3, rtol=1e-3)
 
 
+def test_slots_that_nobody_reads_stay_within_the_tables(tmp_path):
+    theirs = seeded(tmp_path, {**SHAPES["llama, grouped"], "max_position_embeddings": 300})
+    config = json.loads((tmp_path / "config.json").read_text())
+    ids = [(7 * place) % 203 for place in range(295)]
+    with torch.inference_mode():
+        decoder = WholeSpans(_weights(tmp_path, torch.float32), config)
+        for row in range(3):  # so that the span has a slot more
+            decoder.cache.begin(row, 300)
+            decoder.prefill([Piece(row, 0, ids)])
+        got = decoder.decode([3] * 3, [295] * 3, [0, 1, 2])
+        expected = theirs(torch.tensor([[*ids, 3]])).logits[0, -1]
+    torch.testing.assert_close(got, expected.expand(3, -1), atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("piece", [1000, 50])
 @pytest.mark.skipif(library() is None, reason="the kernels are not here")
 def test_kernels_are_as_exact_as_torch_in_bfloat16(model, piece):

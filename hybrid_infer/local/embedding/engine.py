@@ -144,6 +144,8 @@ class EmbeddingEngine:
             return None
         try:
             lengths = texts.tokenize(self._tokenizer)
+        except HybridInferError:
+            raise
         except Exception as error:
             raise as_local_error("tokenising", error) from error
         texts.num_tokens = sum(length for _, length in lengths)
@@ -160,6 +162,8 @@ class EmbeddingEngine:
                 [texts.tokens(index) for index in range(len(lengths))],
                 normalize=texts.request.normalize,
             )
+        except HybridInferError:
+            raise
         except Exception as error:  # any fault of the kernels must reach the caller, typed
             raise as_local_error("embedding", error) from error
         if rows is None:

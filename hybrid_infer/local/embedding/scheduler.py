@@ -223,6 +223,7 @@ class Scheduler:
         if self._fills_batches and idle < len(self._shares):
             least = budget
         if comes_more and waiting < least:
+            self._can_tokenize.notify()  # others may have left, so that what is ahead is too little now
             return []  # it wakes a lane
         if not is_alone and not self._fills_batches:
             lanes, is_crowded = len(self._shares), self.is_crowded

@@ -63,6 +63,7 @@ def rules_of(tokenizer: Any, max_seq_length: int | None) -> Rules | None:
     if (
         model.unk_token not in vocabulary
         or model.max_input_chars_per_word > wordpiece.MAX_CHARACTERS
+        or len(model.continuing_subword_prefix) > wordpiece.MAX_PREFIX_CHARACTERS
         or added is None
     ):
         return None

@@ -8,31 +8,42 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from hybrid_infer.local.hardware import cpu_flags
 
-LIBRARY = Path(__file__).with_name("_kernels.so")
-TOKENIZER_SOURCE = "wordpiece.c"  # of the other library
+FOLDER = Path(__file__).parent
+LIBRARY = FOLDER / "_kernels.so"
+SOURCES = ("decoder.c", "encoder.c", "processor.c")
 logger = logging.getLogger("hybrid_infer")
 NEEDED_FLAGS = frozenset(
     {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 )
 
 
-def is_stale(kernels: ctypes.CDLL) -> bool:
-    """Whether sources lie beside the library, and it was compiled from others."""
-    sources = [file for file in LIBRARY.parent.glob("*.[ch]") if file.name != TOKENIZER_SOURCE]
-    if not sources:
+def is_stale(compiled: ctypes.CDLL, sources: Sequence[str]) -> bool:
+    """Whether a library's sources lie beside it, and it was compiled from others; says so then.
+
+    Args:
+        compiled: the library.
+        sources: the names of those that are compiled into it; the headers belong to every library.
+    """
+    files = [FOLDER / name for name in sources] + list(FOLDER.glob("*.h"))
+    if not all(file.exists() for file in files):
         return False
+    content = b"".join(file.read_bytes() for file in sorted(files))
     try:
-        compiled_sources = kernels.compiled_sources
+        compiled_sources = compiled.compiled_sources
     except AttributeError:
-        return True
-    compiled_sources.restype = ctypes.c_char_p
-    content = b"".join(file.read_bytes() for file in sorted(sources))
-    return bool(compiled_sources() != hashlib.sha256(content).hexdigest().encode())
+        is_current = False
+    else:
+        compiled_sources.restype = ctypes.c_char_p
+        is_current = compiled_sources() == hashlib.sha256(content).hexdigest().encode()
+    if not is_current:
+        logger.warning("compiled code is older than its sources and is not used; install again")
+    return not is_current
 
 
 @cache
@@ -46,7 +57,6 @@ def library() -> ctypes.CDLL | None:
         kernels = ctypes.CDLL(str(LIBRARY))
     except OSError:  # not built, or built for another system, or no OpenMP to be found
         return None
-    if is_stale(kernels):
-        logger.warning("the kernels are older than their sources and are not used; install again")
+    if is_stale(kernels, SOURCES):
         return None
     return kernels if kernels.request_tiles() == 0 else None

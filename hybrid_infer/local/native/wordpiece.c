@@ -10,6 +10,12 @@
 #include <stdint.h>
 #include <string.h>
 
+/* What it was compiled from, so that an older library is known by it. */
+const char *compiled_sources(void)
+{
+    return SOURCES;
+}
+
 enum { MAX_BYTE = 255, MAX_CHARACTERS = 254, CHARACTER_BYTES = 5 };
 enum { MAX_WORD_BYTES = (MAX_CHARACTERS + 1) * CHARACTER_BYTES };
 enum { ROOT = 0, NOWHERE = -1, TAKEN = -2 };

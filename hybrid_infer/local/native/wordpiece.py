@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_infer.local.native import is_stale
+
 LIBRARY = Path(__file__).with_name("_wordpiece.so")
 NUM_BYTES = 256
 MAX_CHARACTERS = 254  # of a word
+MAX_PREFIX_CHARACTERS = 16  # "##" as a rule; the trie is built as deep as its longest key
 CHARACTER_BYTES = 5  # of what a character is normalised to
 CHARACTER_SIZE = 3 + CHARACTER_BYTES  # of a character in the table
 FOREIGN, LETTER, DROPPED, BLANK, ALONE, OPENING = range(6)
@@ -28,11 +31,12 @@ BRIEF_BYTES = 2_048  # some twenty microseconds; other threads may keep the lock
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled tokenizer; None if it was not built, or for another system."""
+    """The compiled tokenizer; None if it was not built, or from other sources, or for another system."""
     try:
-        return ctypes.CDLL(str(LIBRARY))
+        compiled = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
+    return None if is_stale(compiled, ("wordpiece.c",)) else compiled
 
 
 class Character(NamedTuple):

@@ -90,7 +90,9 @@ class PackedEncoder:
         self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
         self._of_thread = threading.local()
         if self._trunk.device.type == "cuda":
-            torch.cuda.synchronize(self._trunk.device)  # what was loaded is there for every stream
+            # What was loaded is there for every stream. To wait for the whole device would break what
+            # another model may be recording.
+            torch.cuda.current_stream(self._trunk.device).synchronize()
 
     def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""

@@ -85,7 +85,7 @@ def _inputs(
 
     Returns:
         int64 ``(3, slots)``: of each slot the newest token, the place that it goes to, and the tokens
-        before it; and for each row of the step the number of its slot.
+        before it, none where nobody reads what it computes; and for each row of the step its slot.
     """
     values = torch.zeros((3, sum(span.count for span in spans)), dtype=torch.int64)
     chosen = [0] * len(tokens)
@@ -94,7 +94,6 @@ def _inputs(
     for span in spans:
         stop = start + span.count
         columns[1, start:stop] = span.places - 1
-        columns[2, start:stop] = span.seen - 1
         for slot, number in span.slots:
             chosen[number] = start + slot
             columns[:, start + slot] = tokens[number], lengths[number], lengths[number]

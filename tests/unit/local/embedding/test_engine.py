@@ -129,6 +129,7 @@ def test_truncation_is_counted_or_refused(engine):
     assert embed(engine, "a", "b" * 20, cut_texts=frozenset({0})).truncations == 2
     with pytest.raises(ContextLengthError, match="8 tokens") as caught:
         embed(engine, "a", "b" * 20, truncate=False)
+    assert caught.value.__cause__ is not caught.value
     assert caught.value.argument == "texts[1]"
 
 

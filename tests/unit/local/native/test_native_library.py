@@ -67,24 +67,42 @@ def test_kernels_that_are_older_than_their_sources_are_not_used(
     for file in native.LIBRARY.parent.glob("*"):
         if file.suffix in (".c", ".h", ".so"):
             shutil.copy(file, tmp_path)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
     monkeypatch.setattr(native, "LIBRARY", tmp_path / native.LIBRARY.name)
     native.library.cache_clear()
     assert native.library() is not None
     (tmp_path / "tiles.h").write_text("/* changed */")
     native.library.cache_clear()
     assert native.library() is None
-    assert "older than their sources" in caplog.text
+    assert "older than its sources" in caplog.text
     for file in tmp_path.glob("*.[ch]"):  # as where only the library is installed
         file.unlink()
     native.library.cache_clear()
     assert native.library() is not None
 
 
-def test_the_build_and_the_library_agree_on_what_sources_are():
+def test_a_tokenizer_that_is_older_than_its_source_is_not_used(monkeypatch, tmp_path, caplog):
+    if wordpiece.library() is None:
+        pytest.skip("no tokenizer of our own: no C compiler")
+    for file in native.FOLDER.glob("*"):
+        if file.suffix in (".c", ".h", ".so"):
+            shutil.copy(file, tmp_path)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(wordpiece, "LIBRARY", tmp_path / wordpiece.LIBRARY.name)
+    assert wordpiece.library.__wrapped__() is not None
+    (tmp_path / "wordpiece.c").write_text("/* changed */")
+    assert wordpiece.library.__wrapped__() is None
+    assert "older than its sources" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("library", "names"), [("KERNELS", native.SOURCES), ("TOKENIZER", ("wordpiece.c",))]
+)
+def test_the_build_and_the_library_agree_on_what_sources_are(library, names):
     folder = ROOT / "hybrid_infer" / "local" / "native"
-    names = [file.name for file in folder.glob("*.[ch]") if file.name != native.TOKENIZER_SOURCE]
+    names = [*names, *(file.name for file in folder.glob("*.h"))]
     content = b"".join((folder / name).read_bytes() for name in sorted(names))
-    said = build("print(digest(Path(sys.argv[1]), KERNELS))", ROOT)
+    said = build(f"print(digest(Path(sys.argv[1]), {library}))", ROOT)
     assert said.strip() == hashlib.sha256(content).hexdigest()
 
 

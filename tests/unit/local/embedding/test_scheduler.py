@@ -1,0 +1,100 @@
+"""The scheduler alone, with requests that are only counted: who wakes whom."""
+
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+
+from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.scheduler import Scheduler
+
+PATIENCE_SECONDS = 20.0
+
+
+class Runner:
+    """Holds its first batch back until it is told; then answers everybody."""
+
+    token_budget = 4096
+
+    def __init__(self):
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def prepare(self):
+        pass
+
+    def run(self, batch, *, normalize):
+        self.entered.set()
+        assert self.gate.wait(PATIENCE_SECONDS)
+        for entry in batch:
+            entry.owner.texts.num_left -= 1
+            if not entry.owner.texts.num_left:
+                with suppress(Exception):  # it has been abandoned
+                    entry.owner.future.set_result(None)
+
+
+def job(num_slices, tokens_of_a_slice):
+    texts = SimpleNamespace(
+        request=SimpleNamespace(normalize=True),
+        num_characters=30_000 if num_slices > 1 else 10,
+        num_texts=num_slices,
+        num_tokens=num_slices * tokens_of_a_slice,
+        num_left=num_slices,
+        num_tokenized=0,
+        num_slices=num_slices,
+        size=tokens_of_a_slice,
+        is_tokenized=False,
+    )
+    return EmbedJob(texts, Deadline(PATIENCE_SECONDS), None)
+
+
+def tokenize(jobs):
+    done = []
+    for one in jobs:
+        texts = one.texts
+        done.append((one, [(texts.num_tokenized, texts.size)]))
+        texts.num_tokenized += 1
+        texts.is_tokenized = texts.num_tokenized == texts.num_slices
+    return done
+
+
+@pytest.fixture
+def runner():
+    return Runner()
+
+
+@pytest.fixture
+def scheduler(runner):
+    made = Scheduler("test", [runner], tokenize)
+    yield made
+    runner.gate.set()
+    made.close()
+
+
+def until_nobody_is_hungry(scheduler):
+    pause = threading.Event()
+    while True:
+        with scheduler._lock:
+            if not scheduler._hungry() and "tokenize" not in scheduler._busy_with:
+                return
+        pause.wait(0.001)
+
+
+def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner):
+    """Each of forty holds its fortieth of what is tokenised ahead; then thirty-nine leave."""
+    scheduler.submit(job(1, 5), [(0, 5)])
+    assert runner.entered.wait(PATIENCE_SECONDS)
+    long = [job(30, 210) for _ in range(40)]
+    short = [job(1, 5) for _ in range(8)]
+    for one in (*long, *short):
+        scheduler.submit(one, None)
+    until_nobody_is_hungry(scheduler)
+    with scheduler._lock:
+        stays = min(scheduler._untokenized, key=scheduler._window.tokens_of)
+    for one in long:
+        if one is not stays:
+            one.abandon()
+    runner.gate.set()
+    for one in (*short, stays):
+        one.future.result(PATIENCE_SECONDS)
