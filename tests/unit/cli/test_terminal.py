@@ -1,4 +1,4 @@
-"""What a user has on a terminal: keys into a pseudo-terminal, and what the screen shows."""
+"""A conversation as a user has it: keys into a pseudo-terminal, and what the screen shows."""
 
 import os
 import select
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 
@@ -21,17 +20,17 @@ CTRL_D = "\x04"
 class Terminal:
     """A program on a pseudo-terminal of its own."""
 
-    def __init__(self, *words, command="chat", kind="dumb"):
+    def __init__(self, *words):
         import pty
 
         self._keys, line = pty.openpty()
         self._program = subprocess.Popen(
-            [sys.executable, "-m", "hybrid_infer", command, *words],
+            [sys.executable, "-m", "hybrid_infer", "chat", *words],
             stdin=line,
             stdout=line,
             stderr=line,
             start_new_session=True,
-            env={**os.environ, "TERM": kind, "COLUMNS": "200", "LINES": "60"},
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
         )
         os.close(line)
         self.screen = ""
@@ -79,8 +78,8 @@ class Terminal:
 def open_terminal():
     opened = []
 
-    def start(*words, **options):
-        opened.append(Terminal(*words, **options))
+    def start(*words):
+        opened.append(Terminal(*words))
         return opened[-1]
 
     yield start
@@ -108,7 +107,7 @@ def test_a_conversation_with_the_local_copy(open_terminal):
     terminal.see("Ctrl-C stops an answer")
     terminal.press("/modle\n")
     terminal.see("is not a command")
-    terminal.see("> ")
+    terminal.see("> ")  # between two prompts the key would be a character like any other
     terminal.press(CTRL_D)
     assert terminal.ends() == 0
 
@@ -147,35 +146,3 @@ def test_an_error_is_one_line_and_the_conversation_goes_on(open_terminal, echo):
     terminal.see("> ")
     terminal.press(CTRL_D)
     assert terminal.ends() == 0
-
-
-@pytest.fixture
-def serving(fake_remote):
-    """The URL of a server behind `fake_remote`, in a process of its own."""
-    words = ("serve", "--port", "0", "--profile", "tiny", "--base-url", fake_remote.url)
-    with subprocess.Popen(
-        [sys.executable, "-m", "hybrid_infer", *words], stdout=subprocess.PIPE, text=True
-    ) as program:
-        yield program.stdout.readline().split()[3]
-        program.kill()
-
-
-def test_status_shows_what_the_server_does_as_it_does_it(open_terminal, serving, fake_remote):
-    terminal = open_terminal("--url", serving, command="status", kind="xterm")
-    terminal.see("remote-first")
-    terminal.see("0 remote, 0 local, 0 fallbacks")
-    terminal.see("tiny/all-MiniLM-L6-v2")
-    terminal.see("huggingface  available")
-    fake_remote.go_down()
-    body = b'{"model": "small", "input": "a text"}'
-    asked = urllib.request.Request(  # noqa: S310 - our own
-        serving + "/v1/embeddings", body, {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(asked, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - our own
-        assert answer.headers["x-hybrid-infer-backend"] == "local"
-    terminal.see("0 remote, 1 local, 1 fallbacks")
-    terminal.see("in memory")
-    terminal.see("embeddings/small")
-    terminal.see("connection_failed")
-    terminal.interrupt()
-    assert terminal.ends() == 130
