@@ -34,6 +34,10 @@ class TextTokenizer:
         max_seq_length: tokens per text, special tokens included; None: no limit.
         prompt: text put before every input.
 
+    Attributes:
+        max_seq_length: tokens per text.
+        is_quick: whether a short text takes less time than to hand it to another thread.
+
     Raises:
         ModelIntegrityError: tokenizer.json is damaged.
     """
@@ -56,6 +60,7 @@ class TextTokenizer:
         self._native = native_tokenizer(self._tokenizer, max_seq_length)
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length)
+        self.is_quick = self._native is not None
         self.max_seq_length = max_seq_length
         self._prompt = prompt
 

@@ -30,6 +30,7 @@ TROUBLE = {
 
 class FakeTokenizer:
     max_seq_length = 8
+    is_quick = False
 
     def __call__(self, texts):
         if "!break" in texts:

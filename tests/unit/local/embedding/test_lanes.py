@@ -28,6 +28,7 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
 class FakeTokenizer:
     max_seq_length = 8
+    is_quick = False
 
     def __call__(self, texts):
         return TokenizedTexts([[ord(c) for c in text] for text in texts], [False] * len(texts))
