@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging as standard_logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,6 +31,8 @@ def import_torchao() -> None:
     try:
         import_module("torchao")
         import_module("torchao.quantization")
+        with suppress(ImportError):  # a prototype; transformers imports it where it is
+            import_module("torchao.prototype.mx_formats.config")
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
