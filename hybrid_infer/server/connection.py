@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from hybrid_infer.server.errors import ErrorAnswer
+from hybrid_infer.server.exits import Exit
 from hybrid_infer.server.gate import error_headers
 from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
@@ -40,6 +41,9 @@ class ServerConfig(Config):
 
 class BoundedConnection(HttpToolsProtocol):
     """Refuses heads that are too large or too slow, and one connection too many.
+
+    An answer in progress is never written into: what is wrong behind it ends the connection after
+    it. A client that does not read is cut off.
 
     A request that is answered before all of it has arrived ends its connection, but not at once:
     closing while its bytes still arrive would reset the connection, and take the answer away from
@@ -75,6 +79,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self._is_surplus = len(self.connections) > self._limits.max_connections
         self._await_head()
+
+    def eof_received(self) -> None:
+        """The client says no more, which we take for its leaving."""
+        self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Either side has closed: what is done for the client ends."""
@@ -135,7 +143,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._stop_parsing(_TOO_MANY)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
-        self.cycle.transport = cast("Transport", _Exit(self))
+        self.cycle.transport = cast("Transport", Exit(self.transport, self.loop, self.end))
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -153,7 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if not is_whole or self._linger_timer is not None:
             if self._answering is not None:
-                cast("_Exit", self._answering.transport).send_head()  # of HEAD: there was no body
+                cast("Exit", self._answering.transport).send_head()  # of HEAD: there was no body
             self._linger()
         elif self._reads_head:
             self._await_head()
@@ -263,40 +271,6 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = None
-
-
-class _Exit:
-    """The way out of a request's cycle: an answer's head goes with its body, and closing is polite.
-
-    Each write is a call of the kernel, in which a thread that computes takes the interpreter.
-    """
-
-    def __init__(self, connection: BoundedConnection) -> None:
-        self._connection = connection
-        self._head: bytes | None = None
-        self._has_head = False
-        self.is_closing = connection.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, the head a little later."""
-        if not self._has_head:
-            self._has_head, self._head = True, data
-            self._connection.loop.call_soon(self.send_head)
-            return
-        if self._head is not None:
-            data, self._head = self._head + data, None
-        self._connection.transport.write(data)
-
-    def send_head(self) -> None:
-        """Send what is held back."""
-        if self._head is not None:
-            self._connection.transport.write(self._head)
-            self._head = None
-
-    def close(self) -> None:
-        """End the connection."""
-        self.send_head()
-        self._connection.end()
 
 
 async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI

@@ -21,6 +21,13 @@ def server(start):
     return made
 
 
+def until_free(server):
+    """The one connection is."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while server.ask("GET", "/health")[0] != 200:
+        assert time.monotonic() < end
+
+
 @pytest.mark.parametrize(
     "line",
     ["Connection: keep-alive", "Connection: close", "Content-Length: 1"],
@@ -34,6 +41,17 @@ def test_a_short_answer_that_nobody_reads_is_given_up(server, monkeypatch, line)
         silent.connect(("127.0.0.1", server.port))
         silent.sendall(ASKED.format(line).encode())
         assert silent.recv(1) == b"H"
-        end = time.monotonic() + PATIENCE_SECONDS
-        while server.ask("GET", "/health")[0] != 200:  # the one connection is taken
-            assert time.monotonic() < end
+        until_free(server)
+
+
+def test_a_client_that_reads_no_more_and_has_said_its_last_word_is_given_up(server):
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.settimeout(PATIENCE_SECONDS)
+        silent.connect(("127.0.0.1", server.port))
+        line = "Connection: keep-alive"
+        endless = ASKED.replace("/openapi.json", "/events")
+        silent.sendall((ASKED.format(line) + endless.format(line)).encode())
+        assert silent.recv(1) == b"H"
+        silent.shutdown(socket.SHUT_WR)
+        until_free(server)
