@@ -156,7 +156,7 @@ class ServerSettings:
         max_requests: requests in progress; one more is answered 429.
         max_waiting_texts: texts of all embeddings requests in progress; a request that would
             go above is answered 429, unless it is the only one.
-        max_header_bytes: of one request's head.
+        max_header_bytes: of one request's head and trailers.
         max_body_bytes: of one request's body; the default is text-embeddings-inference's.
         max_json_depth: lists and objects within each other.
         max_texts: texts of one embeddings request.

@@ -22,7 +22,8 @@ async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings
     """The request's body as `kind`.
 
     Raises:
-        RefusedError: 413 too large, 408 too slow, 415 not JSON by its own word.
+        RefusedError: 413 too large, 408 too slow, 415 not JSON by its own word, 400 or 431 where its
+            rest is not HTTP or has too large headers.
         InvalidRequestError: not JSON, too deep, or not of `kind`; ``argument`` names the field.
         GoneError: the client left before its last byte.
     """
@@ -66,6 +67,8 @@ async def _received(request: Request, limits: ServerSettings) -> bytes:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise GoneError
+        if message["more_body"] and (refusal := request.scope[CONNECTION].refusal) is not None:
+            raise RefusedError(refusal.status, refusal.message, refusal.code, closes=True)
         pieces.append(message["body"])
         length += len(message["body"])
         if length > limits.max_body_bytes:

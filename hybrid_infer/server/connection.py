@@ -6,15 +6,21 @@ Source of the slow-client bounds: CWE-400, "slowloris"; of the lingering close: 
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import httptools
 import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from hybrid_infer.server.errors import ErrorAnswer
+from hybrid_infer.server.exits import Exit
 from hybrid_infer.server.gate import error_headers
 from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
 LINGER_SECONDS = 2.0
+MAX_PIPELINED = 64  # requests that wait for the answer of the one before them
 _TOO_MANY = ErrorAnswer(429, "the server is full: too many connections are open", "overloaded")
 
 
@@ -34,6 +41,9 @@ class ServerConfig(Config):
 
 class BoundedConnection(HttpToolsProtocol):
     """Refuses heads that are too large or too slow, and one connection too many.
+
+    An answer in progress is never written into: what is wrong behind it ends the connection after
+    it. A client that does not read is cut off.
 
     A request that is answered before all of it has arrived ends its connection, but not at once:
     closing while its bytes still arrive would reset the connection, and take the answer away from
@@ -51,10 +61,18 @@ class BoundedConnection(HttpToolsProtocol):
         self._limits = config.limits
         self._head_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
-        self._head_bytes = 0
-        self._reads_body = self._is_surplus = False
+        self._reader_timer: TimerHandle | None = None
+        self._unparsed_bytes = self._fields_bytes = 0
+        self._reads_head = self._reads_body = self._drops_input = self._is_surplus = False
+        self._answering: RequestResponseCycle | None = None
         self._work: set[UntilGone] = set()
-        self.is_whole = self.is_gone = False
+        self.refusal: ErrorAnswer | None = None
+        self.is_gone = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the request that is being answered is all here."""
+        return self._answering is not None and not self._answering.more_body
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""
@@ -62,9 +80,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_surplus = len(self.connections) > self._limits.max_connections
         self._await_head()
 
+    def eof_received(self) -> None:
+        """The client says no more, which we take for its leaving."""
+        self._close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Either side has closed: what is done for the client ends."""
         self._stop_timers()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
         self.is_gone = True
         super().connection_lost(exc)
         for work in tuple(self._work):
@@ -80,59 +104,88 @@ class BoundedConnection(HttpToolsProtocol):
         self._work.discard(work)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come; those of a request that has its answer are dropped."""
-        if self._linger_timer is not None:
+        """Bytes have come; those after the last request that will be answered are dropped."""
+        if self._drops_input:
             return
-        if not self._reads_body:
-            self._head_bytes += len(data)
+        if not (self._reads_head or self._reads_body):
+            data = data.lstrip(b"\r\n")  # no request begins with them: RFC 9112, 2.2
+            if not data:
+                return
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._reads_body or not self._head_bytes:
-            return
-        if self._head_bytes > self._limits.max_header_bytes:
-            self._refuse(self._too_large())
-        elif self._head_timer is None:  # most heads come whole and need none
+        if self._unparsed_bytes > self._limits.max_header_bytes:
+            self._refuse(self._too_large())  # the parser still gathers a header, or a chunk's size
+        elif self._reads_head and self._head_timer is None:  # most come whole and need none
             self._await_head()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self.is_whole = False
+        self._reads_head, self._fields_bytes = True, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or, after the body, one trailer: these are of no use and dropped."""
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > self._limits.max_header_bytes:
+            self._stop_parsing(self._too_large())
+        if not self._reads_body:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A request's head is here."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._head_bytes, self._reads_body = 0, True
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self._limits.max_header_bytes:
-            self._refuse(self._too_large())
-            return
+        self._unparsed_bytes, self._reads_head, self._reads_body = 0, False, True
+        if len(self.url) + self._fields_bytes > self._limits.max_header_bytes:
+            self._stop_parsing(self._too_large())
+        if len(self.pipeline) == MAX_PIPELINED:
+            self._stop_parsing(_TOO_MANY)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
-        self.cycle.transport = cast("Transport", _Exit(self))
+        self.cycle.transport = cast("Transport", Exit(self.transport, self.loop, self.end))
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
-        if self._linger_timer is None:
-            super().on_body(body)
+        self._unparsed_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._reads_body, self.is_whole = False, True
-        if self._linger_timer is None:
-            super().on_message_complete()
+        self._unparsed_bytes, self._reads_body = 0, False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer is out."""
+        is_whole = self.is_whole  # now: the next request may be begun below
         super().on_response_complete()
-        if not self.is_whole or self._linger_timer is not None:
+        if not is_whole or self._linger_timer is not None:
+            if self._answering is not None:
+                cast("Exit", self._answering.transport).send_head()  # of HEAD: there was no body
             self._linger()
+        elif self._reads_head:
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        """The client does not read what it was sent: it has some time for that."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """It has read most of it."""
+        super().resume_writing()
+        if self._reader_timer is not None and not self.transport.is_closing():
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing more was asked."""
+        self._close()
 
     def end(self) -> None:
         """End the connection once its answer is out, and what the client still sends has come."""
-        if self.is_whole:
-            self.transport.close()
+        if self.is_whole and not self._drops_input:
+            self._close()
         else:
             self._linger()
 
@@ -140,20 +193,25 @@ class BoundedConnection(HttpToolsProtocol):
         """What came is not HTTP."""
         self._refuse(ErrorAnswer(400, msg, "bad_request"))
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
         surplus = cast("ASGI3Application", _too_many)
         super()._start_asgi_task(cycle, surplus if self._is_surplus else app)
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request that has begun, not always the first of them, has no answer yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and not cycle.response_complete
+
     def _await_head(self) -> None:
-        if self._linger_timer is not None or self.transport.is_closing():
+        if self._drops_input or self._is_answering or self.transport.is_closing():
             return
         self._head_timer = self.loop.call_later(self._limits.header_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        if self.transport.is_closing():
-            return
-        if not self._head_bytes:
-            self.transport.close()  # nothing was asked, so nothing is answered
+        if not self._reads_head:
+            self._close()  # nothing was asked, so nothing is answered
             return
         seconds = self._limits.header_seconds
         message = f"the request's head did not arrive within {seconds:g} s"
@@ -163,9 +221,23 @@ class BoundedConnection(HttpToolsProtocol):
         most = self._limits.max_header_bytes
         return ErrorAnswer(431, f"the headers are larger than {most:,} bytes", "headers_too_large")
 
+    def _stop_parsing(self, answer: ErrorAnswer) -> NoReturn:
+        self._refuse(answer)
+        raise httptools.HttpParserError(answer.message)
+
     def _refuse(self, answer: ErrorAnswer) -> None:
-        """Answer a request that no application will see, and end the connection."""
-        if self._linger_timer is not None or self.transport.is_closing():
+        """Answer what no application will see, and end the connection.
+
+        An answer that is in progress stays what it is. Whoever still reads the body of its request
+        learns of the refusal, and answers with it.
+        """
+        if self._drops_input or self.transport.is_closing():
+            return
+        self._drops_input = True
+        if self._is_answering:
+            self.refusal = answer
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
             return
         body = orjson.dumps(answer.document())
         head = [(b"content-length", str(len(body)).encode()), *error_headers(answer, closes=True)]
@@ -176,50 +248,29 @@ class BoundedConnection(HttpToolsProtocol):
     def _linger(self) -> None:
         if self.transport.is_closing():
             return
+        self._drops_input = True
         self._stop_timers()
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        """Close; a client that does not read what it was sent may delay that, but not for good."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._await_reader()
+
+    def _await_reader(self) -> None:
+        if self._reader_timer is None:
+            seconds = self._limits.body_seconds
+            self._reader_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _stop_timers(self) -> None:
         for timer in (self._head_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         self._head_timer = None
-
-
-class _Exit:
-    """The way out of a request's cycle: an answer's head goes with its body, and closing is polite.
-
-    Each write is a call of the kernel, in which a thread that computes takes the interpreter.
-    """
-
-    def __init__(self, connection: BoundedConnection) -> None:
-        self._connection = connection
-        self._head: bytes | None = None
-        self._has_head = False
-        self.is_closing = connection.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, the head a little later."""
-        if not self._has_head:
-            self._has_head, self._head = True, data
-            self._connection.loop.call_soon(self._send_head)
-            return
-        if self._head is not None:
-            data, self._head = self._head + data, None
-        self._connection.transport.write(data)
-
-    def _send_head(self) -> None:
-        if self._head is not None:
-            self._connection.transport.write(self._head)
-            self._head = None
-
-    def close(self) -> None:
-        """End the connection."""
-        self._send_head()
-        self._connection.end()
 
 
 async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI

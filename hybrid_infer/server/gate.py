@@ -23,6 +23,7 @@ from hybrid_infer.server.service import Service
 
 REQUEST_ID = b"x-request-id"
 
+_SINGLE = (b"host", b"authorization", b"origin")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 # Unlike any other process's, and told apart by a number: asking the kernel for each would cost a
 # change of threads.
@@ -62,6 +63,8 @@ class Gate:
             await send(message)
 
         try:
+            if len(headers) < len(scope["headers"]):
+                _check_repeated(scope["headers"])
             self._check(scope, headers)
         except RefusedError as refusal:
             await _refuse(send_named, refusal.answer, headers, closes=refusal.closes)
@@ -96,6 +99,18 @@ class Gate:
             )  # fmt: skip
         if self.service.is_draining:
             raise RefusedError(STOPPING.status, STOPPING.message, STOPPING.code, closes=True)
+
+
+def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
+    """Of two, a proxy may read the one and we the other: RFC 9112, 3.2."""
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            known = name.decode()
+            raise RefusedError(
+                400, f"there is more than one header {known}", "repeated_header", argument=known,
+                closes=True,
+            )  # fmt: skip
 
 
 def _request_id(given: bytes | None) -> bytes:

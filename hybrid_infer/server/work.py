@@ -8,6 +8,8 @@ from typing import Protocol, Self
 
 from starlette.types import Scope
 
+from hybrid_infer.server.errors import ErrorAnswer
+
 CONNECTION = "hybrid_infer.connection"  # the key of a request's scope
 
 
@@ -24,7 +26,11 @@ class Connection(Protocol):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last request that has begun is all here."""
+        """Whether the request that is being answered is all here."""
+
+    @property
+    def refusal(self) -> ErrorAnswer | None:
+        """What is wrong with the rest of the last request that has begun."""
 
     def watch(self, work: UntilGone) -> None:
         """Tell `work` when the client leaves."""
