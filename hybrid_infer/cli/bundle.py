@@ -56,10 +56,18 @@ def install(file: FileArgument, as_json: options.JsonOption = False) -> None:
         folders = {
             model.name: done.folders[model.repo, model.revision] for model in done.bundle.models
         }
-        output.print_json({"installed": folders, "models_yaml": done.models_yaml})
+        output.print_json(
+            {
+                "installed": folders,
+                "other_mains": done.other_mains,
+                "models_yaml": done.models_yaml,
+            }
+        )
         return
     for model in done.bundle.models:
         print(f"{model.name}: {done.folders[model.repo, model.revision]}")
+    for repo, main in done.other_mains.items():
+        print(f"{repo}: main stays {main}, which this machine had before")
     print(f"aliases of the bundle, should yours differ: --models {done.models_yaml}")
 
 

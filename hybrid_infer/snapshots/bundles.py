@@ -31,6 +31,7 @@ from hybrid_infer.snapshots.lock import (
     parse_lock,
 )
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.selection import is_allowed
 from hybrid_infer.snapshots.verification import check_gguf, check_snapshot, measured
 
 FORMAT = 1
@@ -189,6 +190,10 @@ def read_bundle(reader: ArchiveReader) -> Bundle:
     models_yaml = reader.small(MODELS, MAX_TEXT_BYTES)
     if {(model.repo, model.revision) for model in models} != set(locked):
         raise BundleError("the bundle's models and its models.lock do not speak of the same")
+    for files in locked.values():
+        for name in files:
+            if not is_allowed(name) and not name.endswith(".gguf"):
+                raise BundleError(f"the bundle has {name}, a kind of file that is never placed")
     return Bundle(models, locked, models_yaml)
 
 

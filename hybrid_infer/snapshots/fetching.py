@@ -123,7 +123,7 @@ def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
     except OSError as error:
         raise LocalEngineError(f"{name} could not be converted: {error.strerror}") from None
     made = LockedFile(size_of(target), digest_of(target))
-    record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made})
+    record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made}, were_made_here=True)
 
 
 def snapshot_path(spec: ModelSpec, revision: str) -> Path:

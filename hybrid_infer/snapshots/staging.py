@@ -23,6 +23,7 @@ from hybrid_infer.snapshots.conversion import (
 )
 from hybrid_infer.snapshots.drafts import place_whole
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.integrity import check_complete, check_inside
 from hybrid_infer.snapshots.lock import Files, check_agreement, record
 from hybrid_infer.snapshots.resolve import find_snapshot
@@ -52,7 +53,7 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         )
     if not directory.is_dir():
         raise ModelIntegrityError(f"{directory} is not a folder")
-    with _without_pickles(directory) as whole:
+    with one_at_a_time(spec.repo), _without_pickles(directory) as whole:
         return _stage(whole, spec, strict=strict)
 
 

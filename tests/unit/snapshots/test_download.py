@@ -275,6 +275,17 @@ def test_a_hub_that_changes_its_mind_about_a_commit_is_refused_before_a_byte(hub
     assert len(fake_hub.fetched()) == before
 
 
+def test_a_listing_with_one_more_file_is_refused_before_a_byte(hub, fake_hub, pinned):
+    pulled(fake_hub, pinned)
+    before = user_lock().read_bytes(), len(fake_hub.fetched())
+    fake_hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": "evil.safetensors"}}'
+    with pytest.raises(
+        ModelIntegrityError, match=r"is not among the files that models\.lock lists"
+    ):
+        pulled(fake_hub, pinned)
+    assert (user_lock().read_bytes(), len(fake_hub.fetched())) == before
+
+
 def test_strict_fetches_only_what_is_listed(hub, fake_hub, model_folder, pinned, unpinned):
     with pytest.raises(ModelIntegrityError, match="does not list"):
         pulled(fake_hub, pinned, strict=True)

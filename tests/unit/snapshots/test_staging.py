@@ -169,6 +169,16 @@ def test_a_killed_writer_leaves_no_snapshot_and_its_draft_goes_in_time(tmp_path)
     assert names(target.parent) == ["abc", "def"]
 
 
+def test_one_more_file_does_not_join_a_listed_snapshot(hub, model_folder, pinned, tmp_path):
+    staged = stage(model_folder, pinned)
+    more = tmp_path / "more"
+    shutil.copytree(model_folder, more)
+    (more / "evil.json").write_text("{}")
+    (staged / "config.json").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"evil\.json of .* is not among the files"):
+        stage(more, pinned)
+
+
 def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):
     staged = stage(model_folder, pinned)
     assert stage(dense_folder, pinned) == staged
