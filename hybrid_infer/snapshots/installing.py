@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,7 +20,7 @@ from hybrid_infer.snapshots.bundles import (
     open_bundle,
     read_bundle,
 )
-from hybrid_infer.snapshots.drafts import place_whole
+from hybrid_infer.snapshots.drafts import keep_others, place_whole
 from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.listing import check_room
@@ -124,28 +122,9 @@ def _place(reader: ArchiveReader, locked: Locked, target: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 check_member(member, wanted, reader.member(member, wanted.size, file.write))
-        _keep(target, draft)
+        keep_others(target, draft, hub_cache_dir(), lambda name: name not in files)
 
     place_whole(target, fill, is_usable=lambda found: _is_whole(found, files))
-
-
-def _keep(target: Path, draft: Path) -> None:
-    """Link what `target` holds besides the files of the bundle: it is not the bundle's to remove.
-
-    Links to the repository's blobs stay such links; those that lead out of the cache are left.
-    """
-    root = os.path.realpath(hub_cache_dir())
-    for base, _, names in os.walk(target):
-        for found in (Path(base, name) for name in names):
-            place = draft / found.relative_to(target)
-            leaves = os.path.commonpath([root, os.path.realpath(found)]) != root
-            if leaves or place.exists() or any(parent.is_file() for parent in place.parents):
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(found, place, follow_symlinks=False)
-            except OSError:  # a disk without hard links
-                shutil.copy2(found, place, follow_symlinks=False)
 
 
 def _pass_over(reader: ArchiveReader, locked: Locked) -> None:
