@@ -19,6 +19,7 @@ from hybrid_infer.errors import InvalidRequestError, LocalEngineError
 from hybrid_infer.registry.names import hub_id_problem
 from hybrid_infer.registry.tiny import TINY_PREFIX
 from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, write_archive
+from hybrid_infer.snapshots.bundled_aliases import aliases_of, checked_aliases
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.lock import (
@@ -64,7 +65,7 @@ class Bundle:
     Attributes:
         models: in the order of their names.
         locked: its models.lock.
-        models_yaml: its models.yaml.
+        models_yaml: its models.yaml, written anew: aliases of these files and nothing else.
     """
 
     models: tuple[BundledModel, ...]
@@ -98,9 +99,7 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
         model, files = _holding(spec)
         models[spec.name] = model
         locked.setdefault((model.repo, model.revision), {}).update(files)
-    bundle = Bundle(
-        tuple(models[name] for name in sorted(models)), locked, _models_yaml(specs).encode()
-    )
+    bundle = Bundle(tuple(models[name] for name in sorted(models)), locked, aliases_of(specs))
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("xb") as file:
@@ -129,33 +128,6 @@ def _holding(spec: ModelSpec) -> tuple[BundledModel, Files]:
     check_gguf(spec, spec.gguf, path, revision, strict=False)
     model = BundledModel(spec.name, spec.gguf.repo, revision, spec.gguf.revision is None)
     return model, measured(path.parents[spec.gguf.file.count("/")], [spec.gguf.file])
-
-
-def _models_yaml(specs: Iterable[ModelSpec]) -> str:
-    """The aliases among `specs`, as a models.yaml."""
-    import yaml
-
-    document: dict[str, dict[str, Any]] = {}
-    for spec in specs:
-        if spec.alias is not None:
-            document.setdefault(spec.task, {})[spec.alias] = _alias_entry(spec)
-    return str(yaml.safe_dump(document, sort_keys=True, allow_unicode=True))
-
-
-def _alias_entry(spec: ModelSpec) -> dict[str, Any]:
-    blank = asdict(ModelSpec(spec.task, None, "", None))
-    entry = {key: value for key, value in asdict(spec).items() if value != blank[key]}
-    del entry["alias"]
-    entry.setdefault("revision", spec.revision)
-    if "generation" in entry:
-        said = entry["generation"].items()
-        entry["generation"] = {key: value for key, value in said if value is not None}
-    if "forbidden_dtypes" in entry:
-        entry["forbidden_dtypes"] = list(spec.forbidden_dtypes)
-    if spec.gguf is not None:
-        at = f"@{spec.gguf.revision}" if spec.gguf.revision else ""
-        entry["gguf"] = f"hf://{spec.gguf.repo}{at}/{spec.gguf.file}"
-    return entry
 
 
 def _members(bundle: Bundle) -> Iterable[tuple[str, int, Path | bytes]]:
@@ -187,14 +159,15 @@ def read_bundle(reader: ArchiveReader) -> Bundle:
     """
     models = _parse_manifest(reader.small(MANIFEST, MAX_TEXT_BYTES))
     locked = parse_lock(reader.small(LOCK, MAX_TEXT_BYTES), f"the bundle's {LOCK}")
-    models_yaml = reader.small(MODELS, MAX_TEXT_BYTES)
+    text = reader.small(MODELS, MAX_TEXT_BYTES)
     if {(model.repo, model.revision) for model in models} != set(locked):
         raise BundleError("the bundle's models and its models.lock do not speak of the same")
     for files in locked.values():
         for name in files:
             if not is_allowed(name) and not name.endswith(".gguf"):
                 raise BundleError(f"the bundle has {name}, a kind of file that is never placed")
-    return Bundle(models, locked, models_yaml)
+    mains = {model.repo for model in models if model.is_main}
+    return Bundle(models, locked, checked_aliases(text, locked, mains))
 
 
 def _parse_manifest(text: bytes) -> tuple[BundledModel, ...]:

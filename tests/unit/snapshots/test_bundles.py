@@ -19,6 +19,7 @@ from hybrid_infer.errors import (
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import bundles, listing
 from hybrid_infer.snapshots.archive import header_of, write_archive
+from hybrid_infer.snapshots.bundled_aliases import aliases_of
 from hybrid_infer.snapshots.bundles import create_bundle, inspect_bundle
 from hybrid_infer.snapshots.installing import install_bundle
 from hybrid_infer.snapshots.lock import LockedFile, format_lock, parse_lock, record, user_lock
@@ -100,7 +101,7 @@ def test_every_alias_survives_its_models_yaml(tmp_path):
     gguf = GgufFile("deep/q4.gguf", "org/gguf", "a" * 40)
     mine = replace(specs[0], alias="mine", gguf=gguf, allow_quantized=True, provider="together")
     path = tmp_path / "models.yaml"
-    path.write_text(bundles._models_yaml([*specs, mine]))
+    path.write_bytes(aliases_of([*specs, mine]))
     read = load_registry(path)
     for spec in (*specs, mine):
         assert read.resolve(spec.task, spec.alias) == spec

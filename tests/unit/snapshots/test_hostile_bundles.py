@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
+from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import installing
 from hybrid_infer.snapshots.archive import write_archive
 from hybrid_infer.snapshots.bundles import members_of
@@ -171,3 +172,50 @@ def test_a_packaged_entry_is_never_extended(folder, make, tmp_path, monkeypatch)
     user_lock().write_text(format_lock({(REPO, COMMIT): tail}))
     with pytest.raises(ModelIntegrityError, match="is not among"):
         locked_files(REPO, COMMIT)
+
+
+GGUF = {"q4.gguf": b"4"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "chat: [",
+        "chat: {a: {repo: org/name, revision: COMMIT, surprise: 1}}",
+        "remotes: [{name: evil, base_url: 'https://evil.example'}]",
+        "remotes: []",
+        "settings: {trust: {strict: false}}",
+        "chat: {a: {repo: org/other, revision: COMMIT}}",
+        "chat: {a: {repo: org/name, revision: OTHER}}",
+        "chat: {a: {repo: org/name}}",  # main, and the bundle says that it is a commit
+        "chat: {a: {repo: org/name, revision: COMMIT, gguf: q8.gguf}}",
+        "chat: {a: {repo: org/name, revision: COMMIT, gguf: /root/q4.gguf}}",
+        "chat: {a: {repo: org/name, revision: COMMIT, gguf: 'hf://org/other/q4.gguf'}}",
+        "embeddings: {a: {dim: 3}}",
+        "chat: &a {a: {repo: !!python/name:os.system x}}",
+    ],
+)
+def test_a_models_yaml_of_anything_else_is_refused(folder, make, text):
+    text = text.replace("COMMIT", COMMIT).replace("OTHER", OTHER)
+    with pytest.raises(ModelIntegrityError, match=r"the bundle's models\.yaml"):
+        install_bundle(make(WHOLE | GGUF, models_yaml=text.encode()))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_main"),
+    [
+        ({"repo": REPO, "revision": COMMIT}, False),
+        ({"repo": REPO, "revision": None}, True),
+        ({"repo": REPO, "revision": COMMIT, "gguf": "q4.gguf"}, False),
+        ({"repo": "org/remote", "gguf": f"hf://{REPO}@{COMMIT}/q4.gguf"}, False),
+        ({"repo": "org/remote", "gguf": f"hf://{REPO}/q4.gguf"}, True),
+    ],
+)
+def test_a_models_yaml_is_written_anew(folder, make, entry, is_main):
+    text = json.dumps({"chat": {"a": entry}}) + " # a comment"
+    done = install_bundle(make(WHOLE | GGUF, models_yaml=text.encode(), is_main=is_main))
+    written = done.models_yaml.read_text()
+    assert "comment" not in written
+    assert load_registry(done.models_yaml).resolve("chat", "a").repo == entry["repo"]
