@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError
 from hybrid_infer.registry.names import hub_id_problem
 from hybrid_infer.registry.tiny import TINY_PREFIX
-from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, write_archive
+from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, Member, write_archive
 from hybrid_infer.snapshots.bundled_aliases import aliases_of, checked_aliases
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
@@ -66,11 +66,13 @@ class Bundle:
         models: in the order of their names.
         locked: its models.lock.
         models_yaml: its models.yaml, written anew: aliases of these files and nothing else.
+        sha256: of the whole file as it was read or written; empty while only its beginning was.
     """
 
     models: tuple[BundledModel, ...]
     locked: Locked
     models_yaml: bytes
+    sha256: str = field(default="", compare=False)
 
     @property
     def num_bytes(self) -> int:
@@ -103,13 +105,13 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("xb") as file:
-            write_archive(file, _members(bundle))
+            sha256 = write_archive(file, _members(bundle))
         draft.replace(target)
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
     finally:
         draft.unlink(missing_ok=True)
-    return bundle
+    return replace(bundle, sha256=sha256)
 
 
 def _holding(spec: ModelSpec) -> tuple[BundledModel, Files]:
@@ -130,7 +132,7 @@ def _holding(spec: ModelSpec) -> tuple[BundledModel, Files]:
     return model, measured(path.parents[spec.gguf.file.count("/")], [spec.gguf.file])
 
 
-def _members(bundle: Bundle) -> Iterable[tuple[str, int, Path | bytes]]:
+def _members(bundle: Bundle) -> Iterable[Member]:
     manifest = {"format": FORMAT, "models": [asdict(model) for model in bundle.models]}
     texts = {
         MANIFEST: json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n",
@@ -138,9 +140,9 @@ def _members(bundle: Bundle) -> Iterable[tuple[str, int, Path | bytes]]:
         MODELS: bundle.models_yaml,
     }
     for name, text in texts.items():
-        yield name, len(text), text
+        yield Member(name, len(text), text)
     for name, file, place in members_of(bundle.locked):
-        yield name, file.size, (hub_cache_dir() / place).resolve()
+        yield Member(name, file.size, (hub_cache_dir() / place).resolve(), file.sha256)
 
 
 def members_of(locked: Locked) -> Iterable[tuple[str, LockedFile, Path]]:
@@ -209,7 +211,7 @@ def inspect_bundle(path: Path) -> Bundle:
         reader.end()
     for (repo, revision), files in bundle.locked.items():
         check_agreement(repo, revision, files)
-    return bundle
+    return replace(bundle, sha256=reader.sha256)
 
 
 def open_bundle(path: Path) -> BinaryIO:

@@ -9,7 +9,7 @@ import pytest
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import installing
-from hybrid_infer.snapshots.archive import write_archive
+from hybrid_infer.snapshots.archive import Member, write_archive
 from hybrid_infer.snapshots.bundles import members_of
 from hybrid_infer.snapshots.folders import repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
@@ -51,7 +51,7 @@ def make(tmp_path):
         ]
         path = tmp_path / "hostile.bundle"
         with path.open("wb") as file:
-            write_archive(file, [(name, len(body), body) for name, body in members])
+            write_archive(file, [Member(name, len(body), body) for name, body in members])
         return path
 
     return write
