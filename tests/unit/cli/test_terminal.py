@@ -108,7 +108,7 @@ def test_a_conversation_with_the_local_copy(open_terminal):
     terminal.see("Ctrl-C stops an answer")
     terminal.press("/modle\n")
     terminal.see("is not a command")
-    terminal.see("> ")
+    terminal.see("> ")  # between two prompts the key would be a character like any other
     terminal.press(CTRL_D)
     assert terminal.ends() == 0
 
