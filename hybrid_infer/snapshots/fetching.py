@@ -87,11 +87,10 @@ def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
 
 def _check_unlocked(fetch: Fetch, files: Files) -> None:
     """Refuse to fetch anew, for another listing, what is here as models.lock lists it."""
-    wrong = differing(fetch.folder, files)
-    if len(wrong) < len(files):
-        names = ", ".join(sorted(files))
+    whole = [name for name in files if not differing(fetch.folder, {name: files[name]})]
+    if whole:
         raise ModelIntegrityError(
-            f"{names} of {fetch.spec.repo}: the Hub lists other contents than models.lock, which "
+            f"{', '.join(whole)} of {fetch.spec.repo}: the Hub lists other contents than models.lock, which "
             "this copy agrees with. Nothing was removed; if it is the lock that is wrong, remove "
             f"its entry from {user_lock()}"
         )

@@ -14,6 +14,7 @@ from hybrid_infer.snapshots.bundles import members_of
 from hybrid_infer.snapshots.folders import repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.installing import install_bundle
+from hybrid_infer.snapshots.leftovers import downloaded_bytes
 from hybrid_infer.snapshots.lock import LockedFile, format_lock, locked_files, record, user_lock
 from hybrid_infer.snapshots.staging import write_main
 
@@ -147,6 +148,18 @@ def test_it_waits_for_a_pull_of_the_same_repository(folder, make):
         assert not folder.exists()
     thread.join()
     assert contents(folder) == WHOLE
+
+
+def test_others_that_wait_see_it_getting_on(folder, make, monkeypatch):
+    seen, checked = [], installing.check_member
+
+    def check(*given):
+        seen.append(downloaded_bytes(REPO))
+        checked(*given)
+
+    monkeypatch.setattr(installing, "check_member", check)
+    install_bundle(make({f"{number}.json": bytes(2**17) for number in range(3)}))
+    assert seen[0] < seen[1] < seen[2]
 
 
 def test_what_is_placed_was_listed_before(folder, make, monkeypatch):
