@@ -56,19 +56,25 @@ def install(file: FileArgument, as_json: options.JsonOption = False) -> None:
         folders = {
             model.name: done.folders[model.repo, model.revision] for model in done.bundle.models
         }
-        output.print_json({"installed": folders, "models_yaml": done.models_yaml})
+        output.print_json(
+            {
+                "installed": folders,
+                "other_mains": done.other_mains,
+                "models_yaml": done.models_yaml,
+            }
+        )
         return
     for model in done.bundle.models:
         print(f"{model.name}: {done.folders[model.repo, model.revision]}")
+    for repo, main in done.other_mains.items():
+        print(f"{repo}: main stays {main}, which this machine had before")
     print(f"aliases of the bundle, should yours differ: --models {done.models_yaml}")
 
 
 def _show(file: Path, bundle: Bundle, *, as_json: bool) -> None:
     """List a bundle, with the hash by which its receiver knows that it is the same."""
     from hybrid_infer.cli.pull_plans import gigabytes
-    from hybrid_infer.snapshots.digests import digest_of
 
-    sha256 = digest_of(file)
     if as_json:
         rows = [
             {
@@ -79,10 +85,10 @@ def _show(file: Path, bundle: Bundle, *, as_json: bool) -> None:
             }
             for model in bundle.models
         ]
-        output.print_json({"file": file, "sha256": sha256, "models": rows})
+        output.print_json({"file": file, "sha256": bundle.sha256, "models": rows})
         return
     for model in bundle.models:
         files = bundle.locked[model.repo, model.revision]
         size = gigabytes(sum(entry.size for entry in files.values()))
         print(f"{model.name}  {model.repo}@{model.revision[:7]}  {len(files)} files, {size}")
-    print(f"sha256 {sha256}  {file}")
+    print(f"sha256 {bundle.sha256}  {file}")

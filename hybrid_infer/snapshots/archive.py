@@ -14,6 +14,7 @@ import io
 import re
 import tarfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,26 +37,64 @@ def header_of(name: str, size: int) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def write_archive(target: BinaryIO, members: Iterable[tuple[str, int, Path | bytes]]) -> None:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What is to be written.
+
+    Attributes:
+        name: its path in the archive.
+        size: in bytes.
+        contents: in memory, or a file.
+        sha256: what it must have, in hex; None: whatever it has.
+    """
+
+    name: str
+    size: int
+    contents: Path | bytes
+    sha256: str | None = None
+
+
+def write_archive(target: BinaryIO, members: Iterable[Member]) -> str:
     """Write members in the order given.
 
     Args:
         target: an open file.
-        members: name, size, and contents, of a file or in memory.
+        members: what to write.
+
+    Returns:
+        The SHA-256 of the archive, in hex.
 
     Raises:
-        ModelIntegrityError: a file has another size by now.
+        ModelIntegrityError: a file has another size or hash by now.
         OSError: the disk refused.
     """
-    for name, size, contents in members:
-        target.write(header_of(name, size))
-        opened = io.BytesIO(contents) if isinstance(contents, bytes) else contents.open("rb")
-        with opened:
-            copied = _copy(opened.read, size, target.write)
-        if copied != size:
-            raise ModelIntegrityError(f"{name} changed while it was written")
-        target.write(_padding(size))
-    target.write(_END)
+    whole = hashlib.sha256()
+
+    def write(piece: bytes) -> None:
+        whole.update(piece)
+        target.write(piece)
+
+    for member in members:
+        write(header_of(member.name, member.size))
+        if _written(member, write) != member.sha256 and member.sha256 is not None:
+            raise ModelIntegrityError(f"{member.name} changed while it was written")
+        write(_padding(member.size))
+    write(_END)
+    return whole.hexdigest()
+
+
+def _written(member: Member, write: Callable[[bytes], object]) -> str:
+    """Write the contents of a member; returns their SHA-256."""
+    digest, contents = hashlib.sha256(), member.contents
+
+    def take(piece: bytes) -> None:
+        digest.update(piece)
+        write(piece)
+
+    with io.BytesIO(contents) if isinstance(contents, bytes) else contents.open("rb") as opened:
+        if _copy(opened.read, member.size, take) != member.size:
+            raise ModelIntegrityError(f"{member.name} changed while it was written")
+    return digest.hexdigest()
 
 
 class ArchiveReader:
@@ -67,6 +106,12 @@ class ArchiveReader:
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
+        self._whole = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was read so far, in hex: of the whole archive, after `end`."""
+        return self._whole.hexdigest()
 
     def small(self, name: str, max_bytes: int) -> bytes:
         """The contents of the next member, whose length is not known before.
@@ -112,7 +157,7 @@ class ArchiveReader:
             digest.update(piece)
             write(piece)
 
-        if _copy(self._source.read, size, take) != size:
+        if _copy(self._read, size, take) != size:
             raise BundleError(f"the bundle ends within {name}")
         self._skip_padding(name, size)
         return digest.hexdigest()
@@ -123,11 +168,16 @@ class ArchiveReader:
         Raises:
             BundleError: something does.
         """
-        if self._source.read(len(_END) + 1) != _END:
+        if self._read(len(_END) + 1) != _END:
             raise BundleError("the bundle does not end where it should")
 
-    def _exactly(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         content = self._source.read(size)
+        self._whole.update(content)
+        return content
+
+    def _exactly(self, size: int) -> bytes:
+        content = self._read(size)
         if len(content) != size:
             raise BundleError("the bundle is cut off")
         return content

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,8 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError
 from hybrid_infer.registry.names import hub_id_problem
 from hybrid_infer.registry.tiny import TINY_PREFIX
-from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, write_archive
+from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, Member, write_archive
+from hybrid_infer.snapshots.bundled_aliases import aliases_of, checked_aliases
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.lock import (
@@ -31,6 +32,7 @@ from hybrid_infer.snapshots.lock import (
     parse_lock,
 )
 from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.selection import is_allowed
 from hybrid_infer.snapshots.verification import check_gguf, check_snapshot, measured
 
 FORMAT = 1
@@ -63,12 +65,14 @@ class Bundle:
     Attributes:
         models: in the order of their names.
         locked: its models.lock.
-        models_yaml: its models.yaml.
+        models_yaml: its models.yaml, written anew: aliases of these files and nothing else.
+        sha256: of the whole file as it was read or written; empty while only its beginning was.
     """
 
     models: tuple[BundledModel, ...]
     locked: Locked
     models_yaml: bytes
+    sha256: str = field(default="", compare=False)
 
     @property
     def num_bytes(self) -> int:
@@ -97,19 +101,17 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
         model, files = _holding(spec)
         models[spec.name] = model
         locked.setdefault((model.repo, model.revision), {}).update(files)
-    bundle = Bundle(
-        tuple(models[name] for name in sorted(models)), locked, _models_yaml(specs).encode()
-    )
+    bundle = Bundle(tuple(models[name] for name in sorted(models)), locked, aliases_of(specs))
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("xb") as file:
-            write_archive(file, _members(bundle))
+            sha256 = write_archive(file, _members(bundle))
         draft.replace(target)
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
     finally:
         draft.unlink(missing_ok=True)
-    return bundle
+    return replace(bundle, sha256=sha256)
 
 
 def _holding(spec: ModelSpec) -> tuple[BundledModel, Files]:
@@ -130,34 +132,7 @@ def _holding(spec: ModelSpec) -> tuple[BundledModel, Files]:
     return model, measured(path.parents[spec.gguf.file.count("/")], [spec.gguf.file])
 
 
-def _models_yaml(specs: Iterable[ModelSpec]) -> str:
-    """The aliases among `specs`, as a models.yaml."""
-    import yaml
-
-    document: dict[str, dict[str, Any]] = {}
-    for spec in specs:
-        if spec.alias is not None:
-            document.setdefault(spec.task, {})[spec.alias] = _alias_entry(spec)
-    return str(yaml.safe_dump(document, sort_keys=True, allow_unicode=True))
-
-
-def _alias_entry(spec: ModelSpec) -> dict[str, Any]:
-    blank = asdict(ModelSpec(spec.task, None, "", None))
-    entry = {key: value for key, value in asdict(spec).items() if value != blank[key]}
-    del entry["alias"]
-    entry.setdefault("revision", spec.revision)
-    if "generation" in entry:
-        said = entry["generation"].items()
-        entry["generation"] = {key: value for key, value in said if value is not None}
-    if "forbidden_dtypes" in entry:
-        entry["forbidden_dtypes"] = list(spec.forbidden_dtypes)
-    if spec.gguf is not None:
-        at = f"@{spec.gguf.revision}" if spec.gguf.revision else ""
-        entry["gguf"] = f"hf://{spec.gguf.repo}{at}/{spec.gguf.file}"
-    return entry
-
-
-def _members(bundle: Bundle) -> Iterable[tuple[str, int, Path | bytes]]:
+def _members(bundle: Bundle) -> Iterable[Member]:
     manifest = {"format": FORMAT, "models": [asdict(model) for model in bundle.models]}
     texts = {
         MANIFEST: json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n",
@@ -165,9 +140,9 @@ def _members(bundle: Bundle) -> Iterable[tuple[str, int, Path | bytes]]:
         MODELS: bundle.models_yaml,
     }
     for name, text in texts.items():
-        yield name, len(text), text
+        yield Member(name, len(text), text)
     for name, file, place in members_of(bundle.locked):
-        yield name, file.size, (hub_cache_dir() / place).resolve()
+        yield Member(name, file.size, (hub_cache_dir() / place).resolve(), file.sha256)
 
 
 def members_of(locked: Locked) -> Iterable[tuple[str, LockedFile, Path]]:
@@ -186,10 +161,15 @@ def read_bundle(reader: ArchiveReader) -> Bundle:
     """
     models = _parse_manifest(reader.small(MANIFEST, MAX_TEXT_BYTES))
     locked = parse_lock(reader.small(LOCK, MAX_TEXT_BYTES), f"the bundle's {LOCK}")
-    models_yaml = reader.small(MODELS, MAX_TEXT_BYTES)
+    text = reader.small(MODELS, MAX_TEXT_BYTES)
     if {(model.repo, model.revision) for model in models} != set(locked):
         raise BundleError("the bundle's models and its models.lock do not speak of the same")
-    return Bundle(models, locked, models_yaml)
+    for files in locked.values():
+        for name in files:
+            if not is_allowed(name) and not name.endswith(".gguf"):
+                raise BundleError(f"the bundle has {name}, a kind of file that is never placed")
+    mains = {model.repo for model in models if model.is_main}
+    return Bundle(models, locked, checked_aliases(text, locked, mains))
 
 
 def _parse_manifest(text: bytes) -> tuple[BundledModel, ...]:
@@ -231,7 +211,7 @@ def inspect_bundle(path: Path) -> Bundle:
         reader.end()
     for (repo, revision), files in bundle.locked.items():
         check_agreement(repo, revision, files)
-    return bundle
+    return replace(bundle, sha256=reader.sha256)
 
 
 def open_bundle(path: Path) -> BinaryIO:

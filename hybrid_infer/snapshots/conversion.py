@@ -73,7 +73,8 @@ def convert(source: Path, target: Path, name: str = PICKLE) -> None:
         LocalEngineError: the disk refused, or the child process did not end.
     """
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    command = [sys.executable, "-I", str(Path(unpickling.__file__)), str(source), str(draft)]
+    # As -I, but that the user's own site-packages may be where torch is.
+    command = [sys.executable, "-E", "-P", str(Path(unpickling.__file__)), str(source), str(draft)]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(  # noqa: S603 - this interpreter, our own file, no shell

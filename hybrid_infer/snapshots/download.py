@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from hybrid_infer.snapshots.fetching import (
     missing_of,
     snapshot_path,
 )
-from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.folders import hub_cache_dir
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.gguf_header import gguf_header
-from hybrid_infer.snapshots.guards import guarded
+from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.hub import HUB, hub_url, token_for
-from hybrid_infer.snapshots.leftovers import downloaded_bytes
 from hybrid_infer.snapshots.listing import HubFile, HubListing, free_bytes, list_repository
-from hybrid_infer.snapshots.lock import LockedFile, check_agreement, locked_files
+from hybrid_infer.snapshots.lock import LockedFile, check_agreement, check_sizes, locked_files
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.selection import is_allowed
 from hybrid_infer.snapshots.staging import stage
@@ -104,7 +102,7 @@ def pull(
         return find_snapshot(spec)
     holder = _holder(spec)
     url = hub_url(holder.repo, endpoint)
-    with _one_at_a_time(holder.repo):
+    with one_at_a_time(holder.repo):
         listing = list_repository(holder, url, token_for(url, token))
         wanted = _wanted(spec, listing)
         _check_listing(holder, listing.revision, wanted, strict=strict)
@@ -154,13 +152,6 @@ def _holder(spec: ModelSpec) -> ModelSpec:
     return replace(spec, repo=spec.gguf.repo, revision=spec.gguf.revision)
 
 
-def _one_at_a_time(repo: str) -> AbstractContextManager[None]:
-    return guarded(
-        cache_root() / "locks" / f"{repo_folder(repo, Path()).name}.lock",
-        progress=lambda: downloaded_bytes(repo),
-    )
-
-
 def _wanted(spec: ModelSpec, listing: HubListing) -> dict[str, HubFile]:
     """The files that belong here: the one that an alias names, or what a snapshot is made of."""
     if spec.gguf is None:
@@ -176,15 +167,13 @@ def _check_listing(
     spec: ModelSpec, revision: str, wanted: Mapping[str, HubFile], *, strict: bool
 ) -> None:
     """Refuse, before a byte is fetched, what models.lock says otherwise."""
-    check_agreement(
-        spec.repo,
-        revision,
-        {
-            name: LockedFile(file.size, file.sha256)
-            for name, file in wanted.items()
-            if file.sha256 is not None
-        },
-    )
+    hashed = {
+        name: LockedFile(file.size, file.sha256)
+        for name, file in wanted.items()
+        if file.sha256 is not None
+    }
+    check_agreement(spec.repo, revision, hashed)
+    check_sizes(spec.repo, revision, {name: file.size for name, file in wanted.items()})
     if not strict:
         return
     if spec.revision is None:

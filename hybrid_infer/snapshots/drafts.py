@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -45,6 +46,34 @@ def place_whole(
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def keep_others(target: Path, draft: Path, cache: Path, is_kept: Callable[[str], bool]) -> None:
+    """Link into a draft what its target holds besides: it is not the draft's to remove.
+
+    Args:
+        target: the folder that the draft is to replace; it need not be there.
+        draft: the folder beside it, already filled; what is in it stays.
+        cache: links that lead out of this folder are left behind; others stay links.
+        is_kept: whether a file is wanted, by its path in the folder.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    root = os.path.realpath(cache)
+    for base, _, names in os.walk(target):
+        for found in (Path(base, name) for name in names):
+            place = draft / found.relative_to(target)
+            leaves = os.path.commonpath([root, os.path.realpath(found)]) != root
+            if leaves or not is_kept(found.relative_to(target).as_posix()):
+                continue
+            if any(parent.is_file() for parent in place.parents) or place.is_dir():
+                continue  # the draft has a file where this was in a folder, or the other way
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(found, place, follow_symlinks=False)
+            except OSError:  # a disk without hard links
+                shutil.copy2(found, place, follow_symlinks=False)
 
 
 def _beside(target: Path) -> Path:

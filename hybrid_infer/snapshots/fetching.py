@@ -24,7 +24,7 @@ from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.hub import asked
 from hybrid_infer.snapshots.leftovers import forget_listing, remove_file, remove_partial_downloads
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
-from hybrid_infer.snapshots.lock import LockedFile, locked_files, record
+from hybrid_infer.snapshots.lock import Files, LockedFile, locked_files, record, user_lock
 from hybrid_infer.snapshots.staging import write_main
 from hybrid_infer.snapshots.verification import differing
 
@@ -58,8 +58,11 @@ def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
         HybridInferError: the Hub's errors, as ours.
     """
     folder, repo = fetch.folder, fetch.spec.repo
+    locked = locked_files(repo, fetch.revision)
     remove_partial_downloads(repo)
-    for name in damaged(folder, wanted):
+    broken = damaged(folder, wanted)
+    _check_unlocked(fetch, {name: locked[name] for name in broken if name in locked})
+    for name in broken:
         remove_file(folder / name)  # or the Hub's client would take it as fetched
     missing = missing_of(folder, wanted)
     check_room(hub_cache_dir(), sum(wanted[name].size for name in missing))
@@ -73,9 +76,24 @@ def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
     if absent := missing_of(folder, wanted):
         forget_listing(repo, fetch.revision)  # the client's own may be another than ours
         raise ModelIntegrityError(f"{absent[0]} of {repo} did not arrive; try again")
-    record(repo, fetch.revision, as_locked(folder, wanted))
+    arrived = as_locked(folder, wanted)
+    for name, file in arrived.items():
+        if locked.get(name, file) != file:
+            remove_file(folder / name)  # what the Hub lists is not what the lock does
+    record(repo, fetch.revision, arrived)
     if fetch.spec.revision is None:
         write_main(folder.parent.parent, fetch.revision)
+
+
+def _check_unlocked(fetch: Fetch, files: Files) -> None:
+    """Refuse to fetch anew, for another listing, what is here as models.lock lists it."""
+    whole = [name for name in files if not differing(fetch.folder, {name: files[name]})]
+    if whole:
+        raise ModelIntegrityError(
+            f"{', '.join(whole)} of {fetch.spec.repo}: the Hub lists other contents than models.lock, which "
+            "this copy agrees with. Nothing was removed; if it is the lock that is wrong, remove "
+            f"its entry from {user_lock()}"
+        )
 
 
 def _changed(repo: str, name: str) -> ModelIntegrityError:
@@ -123,7 +141,7 @@ def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
     except OSError as error:
         raise LocalEngineError(f"{name} could not be converted: {error.strerror}") from None
     made = LockedFile(size_of(target), digest_of(target))
-    record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made})
+    record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made}, were_made_here=True)
 
 
 def snapshot_path(spec: ModelSpec, revision: str) -> Path:

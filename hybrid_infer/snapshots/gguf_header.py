@@ -127,6 +127,10 @@ def _parsed(path: Path, cursor: _Cursor, size: int) -> GgufHeader:
     for _ in range(num_values):
         key = cursor.text()
         metadata[key] = cursor.value(cursor.number("I"))
+    if metadata.get("split.count", 1) not in {0, 1}:  # llama.cpp opens the others by their names
+        raise ModelIntegrityError(
+            f"{path} is one of several parts; join them with llama-gguf-split --merge"
+        )
     tensors = []
     for _ in range(num_tensors):
         cursor.text()

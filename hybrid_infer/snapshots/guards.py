@@ -7,14 +7,28 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import LocalEngineError
+from hybrid_infer.snapshots.folders import cache_root, repo_folder
+from hybrid_infer.snapshots.leftovers import downloaded_bytes
 
 PATIENCE_SECONDS = 60.0
 _STEP_SECONDS = 0.05  # flock has no wait with an end
+
+
+def one_at_a_time(repo: str) -> AbstractContextManager[None]:
+    """Hold the lock of a repository's files: whoever places some takes it.
+
+    Raises:
+        LocalEngineError: as `guarded`.
+    """
+    return guarded(
+        cache_root() / "locks" / f"{repo_folder(repo, Path()).name}.lock",
+        progress=lambda: downloaded_bytes(repo),
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots.archive import ArchiveReader
 from hybrid_infer.snapshots.bundles import (
     Bundle,
+    BundledModel,
     check_member,
     inspect_bundle,
     members_of,
     open_bundle,
     read_bundle,
 )
-from hybrid_infer.snapshots.drafts import place_whole
+from hybrid_infer.snapshots.drafts import keep_others, place_whole
 from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.listing import check_room
 from hybrid_infer.snapshots.lock import Files, Locked, record_all
+from hybrid_infer.snapshots.resolve import main_revision
 from hybrid_infer.snapshots.staging import write_main
 from hybrid_infer.snapshots.verification import differing
 
@@ -33,20 +37,24 @@ class Installed:
     Attributes:
         bundle: what it installed.
         folders: where each repository's commit now is.
+        other_mains: commits that a repository's ``main`` was before, and still is, although the
+            bundle has another one.
         models_yaml: the aliases of the bundle, to be named with ``--models`` where the packaged
             ones differ.
     """
 
     bundle: Bundle
     folders: Mapping[tuple[str, str], Path]
+    other_mains: Mapping[str, str]
     models_yaml: Path
 
 
 def install_bundle(path: Path) -> Installed:
     """Place the models of a bundle into the Hub's cache, and their hashes into the user's lock.
 
-    What is there already and undamaged stays. Nothing is placed unless all of the bundle is whole
-    and agrees with models.lock; each snapshot then appears whole or not at all.
+    What is there already stays, but for damaged files that the bundle has whole. Nothing is placed
+    unless all of the bundle is whole and agrees with models.lock, and nothing before the lock lists
+    it; each snapshot then appears whole or not at all.
 
     Args:
         path: the bundle.
@@ -54,9 +62,17 @@ def install_bundle(path: Path) -> Installed:
     Raises:
         ModelIntegrityError: it is no bundle, damaged, or contradicts models.lock.
         InvalidRequestError: there is no such file.
-        LocalEngineError: the disk refused, or has no room.
+        LocalEngineError: the disk refused, or has no room, or another process does not get on.
     """
     bundle = inspect_bundle(path)
+    with ExitStack() as held:
+        for repo in sorted({repo for repo, _ in bundle.locked}):  # one order: no deadlock
+            held.enter_context(one_at_a_time(repo))
+        return _install(path, bundle)
+
+
+def _install(path: Path, bundle: Bundle) -> Installed:
+    """`install_bundle`, of a bundle that was inspected, its repositories held."""
     cache = hub_cache_dir()
     targets = {key: repo_folder(key[0], cache) / "snapshots" / key[1] for key in bundle.locked}
     wanted = {key for key, files in bundle.locked.items() if not _is_whole(targets[key], files)}
@@ -65,17 +81,27 @@ def install_bundle(path: Path) -> Installed:
         reader = ArchiveReader(file)
         if read_bundle(reader) != bundle:
             raise ModelIntegrityError(f"{path} changed while it was installed")
+        record_all(bundle.locked)
         for key, files in sorted(bundle.locked.items()):
             if key in wanted:
                 _place(reader, {key: files}, targets[key])
             else:
                 _pass_over(reader, {key: files})
         reader.end()
-    record_all(bundle.locked)
-    for model in bundle.models:
-        if model.is_main:
-            write_main(repo_folder(model.repo, cache), model.revision)
-    return Installed(bundle, targets, _write_models_yaml(bundle.models_yaml))
+    kept = {
+        model.repo: main
+        for model in bundle.models
+        if model.is_main and (main := _other_main(model, cache)) is not None
+    }
+    return Installed(bundle, targets, kept, _write_models_yaml(bundle.models_yaml))
+
+
+def _other_main(model: BundledModel, cache: Path) -> str | None:
+    """Make a model its repository's ``main``, unless another commit is: then that commit."""
+    main = main_revision(repo_folder(model.repo, cache))
+    if main is None:
+        write_main(repo_folder(model.repo, cache), model.revision)
+    return None if main == model.revision else main
 
 
 def _is_whole(folder: Path, files: Files) -> bool:
@@ -96,6 +122,7 @@ def _place(reader: ArchiveReader, locked: Locked, target: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 check_member(member, wanted, reader.member(member, wanted.size, file.write))
+        keep_others(target, draft, hub_cache_dir(), lambda name: name not in files)
 
     place_whole(target, fill, is_usable=lambda found: _is_whole(found, files))
 

@@ -7,19 +7,12 @@ from pathlib import Path
 
 from hybrid_infer.datatypes.models import Task
 from hybrid_infer.errors import ModelIntegrityError
-from hybrid_infer.snapshots.modules import modules_of
-from hybrid_infer.snapshots.reading import looks_like, read_mapping
+from hybrid_infer.snapshots.foreign import check_foreign
+from hybrid_infer.snapshots.modules import Modules, modules_of
+from hybrid_infer.snapshots.reading import looks_like
 from hybrid_infer.snapshots.tensors import safetensors_file, safetensors_header, weight_files
 
 # These have a configuration of their own; Normalize has none, and the Transformer's is the root's.
-_ATTENTION_KEYS = (
-    "attn_implementation",
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "experts_implementation",
-    "_experts_implementation",
-    "_experts_implementation_internal",
-)
 _CONFIGURED = frozenset({"Pooling", "Dense"})
 
 
@@ -36,32 +29,26 @@ def check_complete(task: Task, folder: Path) -> None:
     """
     _check_text(folder, "config.json")
     _check_text(folder, "tokenizer.json")
+    modules: Modules = ()
     if task == "embeddings":
         _check_text(folder, "modules.json")
-        for kind, path in modules_of(folder):
-            if kind in _CONFIGURED:
-                _check_text(folder / path, "config.json")
-            if kind == "Dense":
-                safetensors_header(safetensors_file(folder / path))
-            elif path and next((folder / path).glob("*.bin"), None):
-                safetensors_file(folder / path)  # or its loader would take the pickle
-    for file in weight_files(folder):
-        safetensors_header(file)
-    _check_foreign_code(folder)
+        modules = modules_of(folder)
+    check_foreign(folder, modules)
+    for kind, path in modules:
+        _check_module(folder / path, kind)
+    transformers = {folder, *(folder / path for kind, path in modules if kind == "Transformer")}
+    for place in sorted(transformers):
+        for file in weight_files(place):
+            safetensors_header(file)
 
 
-def _check_foreign_code(folder: Path) -> None:
-    """Refuse a configuration that would have a loader fetch code, or another model."""
-    if (folder / "adapter_config.json").exists():
-        raise ModelIntegrityError(
-            f"{folder / 'adapter_config.json'} would change the model by another one's files"
-        )
-    config = read_mapping(folder / "config.json")
-    for key in _ATTENTION_KEYS:
-        if "/" in str(config.get(key) or ""):  # a repository of kernels
-            raise ModelIntegrityError(
-                f"{folder / 'config.json'} names {config[key]!r} as {key}: code that is not here"
-            )
+def _check_module(folder: Path, kind: str) -> None:
+    if kind in _CONFIGURED:
+        _check_text(folder, "config.json")
+    if kind == "Dense":
+        safetensors_header(safetensors_file(folder))
+    elif kind != "Transformer" and next(folder.glob("*.bin"), None):
+        safetensors_file(folder)  # or its loader would take the pickle
 
 
 def _check_text(folder: Path, name: str) -> None:

@@ -48,11 +48,14 @@ def _is_held(lock: Path) -> bool:
 
 
 def downloaded_bytes(repo: str) -> int:
-    """How much of a repository is here, unfinished files included: it grows with a download."""
-    total = 0
-    for blob in (repo_folder(repo, hub_cache_dir()) / "blobs").glob("*"):
+    """How much of a repository is here, unfinished files and drafts of snapshots included.
+
+    It grows with a download, and while a bundle or a folder is placed.
+    """
+    folder, total = repo_folder(repo, hub_cache_dir()), 0
+    for pattern in ("blobs/*", "snapshots/.*/**/*"):
         with suppress(OSError):  # its writer has just renamed it
-            total += blob.stat().st_size
+            total += sum(file.stat().st_size for file in folder.glob(pattern))
     return total
 
 

@@ -15,7 +15,8 @@ The lock is JSON, sorted, one file a line, the same text for the same contents::
 
 Two are read: the one that comes with this package, for the built-in aliases as far as their hashes
 are known, and the user's, ``$HYBRID_INFER_CACHE_DIR/models.lock``, which `pull` writes. What both
-list must be the same.
+list must be the same. Once a commit's snapshot is listed no file joins it, for one more file can
+be other weights; GGUF files stand each for itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +33,7 @@ from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry.names import hub_id_problem
 from hybrid_infer.snapshots.folders import cache_root
 from hybrid_infer.snapshots.guards import guarded
+from hybrid_infer.snapshots.selection import is_allowed
 
 PACKAGED = Path(__file__).with_name("models.lock")
 LOCK_NAME = "models.lock"
@@ -78,30 +80,59 @@ def locked_files(repo: str, revision: str) -> Files:
     key = (repo, revision)
     packaged, mine = read_lock(PACKAGED).get(key, {}), read_lock(user_lock()).get(key, {})
     _check_agreement(user_lock(), repo, mine, packaged)
+    _check_names(user_lock(), repo, mine, packaged)
     return {**mine, **packaged}
 
 
 def check_agreement(repo: str, revision: str, files: Files) -> None:
-    """Refuse files that a lock lists as something else.
+    """Refuse files that a lock lists as something else, or that would join a listed snapshot.
 
     Raises:
-        ModelIntegrityError: one is; the message names it.
+        ModelIntegrityError: one is, or would; the message names it.
     """
-    _check_agreement(user_lock(), repo, files, locked_files(repo, revision))
+    known = locked_files(repo, revision)
+    _check_agreement(user_lock(), repo, files, known)
+    _check_names(user_lock(), repo, files, known)
 
 
-def record(repo: str, revision: str, files: Files) -> None:
+def check_sizes(repo: str, revision: str, sizes: Mapping[str, int]) -> None:
+    """`check_agreement`, where no more is known of the files than how many bytes they have.
+
+    Raises:
+        ModelIntegrityError: as `check_agreement`.
+    """
+    known = locked_files(repo, revision)
+    _check_names(user_lock(), repo, sizes, known)
+    said = {
+        name: LockedFile(size, known[name].sha256) for name, size in sizes.items() if name in known
+    }
+    _check_agreement(user_lock(), repo, said, known)
+
+
+def record(repo: str, revision: str, files: Files, *, were_made_here: bool = False) -> None:
     """Add files to the user's lock; several processes may do so at once.
 
+    Args:
+        repo: whose they are.
+        revision: its commit.
+        files: what they are.
+        were_made_here: whether they were converted from files of the commit, and so may join a
+            snapshot that the user's lock lists already.
+
     Raises:
-        ModelIntegrityError: a lock lists one of them as something else; it is left as it is.
+        ModelIntegrityError: a lock lists one of them as something else, or lists the snapshot
+            without it; it is left as it is.
         LocalEngineError: the disk refused, or another process holds the lock's lock.
     """
-    record_all({(repo, revision): dict(files)})
+    record_all({(repo, revision): dict(files)}, were_made_here=were_made_here)
 
 
-def record_all(entries: Mapping[tuple[str, str], Files]) -> None:
+def record_all(entries: Mapping[tuple[str, str], Files], *, were_made_here: bool = False) -> None:
     """`record`, for several models: all or none.
+
+    Args:
+        entries: the files of each commit.
+        were_made_here: as `record`.
 
     Raises:
         ModelIntegrityError: as `record`.
@@ -115,6 +146,9 @@ def record_all(entries: Mapping[tuple[str, str], Files]) -> None:
             packaged = read_lock(PACKAGED).get((repo, revision), {})
             known = locked.setdefault((repo, revision), {})
             _check_agreement(path, repo, files, {**known, **packaged})
+            _check_names(path, repo, files, packaged)
+            if not were_made_here:
+                _check_names(path, repo, files, {**known, **packaged})
             known.update(files)
         text = format_lock(locked)
         if text != before:
@@ -130,6 +164,18 @@ def _check_agreement(path: Path, repo: str, files: Files, known: Files) -> None:
                 f"models.lock says {listed.sha256} ({listed.size:,} bytes). The files of a commit "
                 f"never change: one of them is wrong. If it is the lock, remove its entry from {path}"
             )
+
+
+def _check_names(path: Path, repo: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a file that would join a listed snapshot: a loader might take its weights from it."""
+    listed = {name for name in known if is_allowed(name)}
+    added = sorted(name for name in names if is_allowed(name) and name not in listed)
+    if listed and added:
+        raise ModelIntegrityError(
+            f"{added[0]} of {repo} is not among the files that models.lock lists at that commit, "
+            "and the files of a commit never change. If it is the lock that lacks it, remove its "
+            f"entry from {path}"
+        )
 
 
 def read_lock(path: Path) -> Locked:

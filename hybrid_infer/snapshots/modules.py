@@ -10,6 +10,14 @@ from hybrid_infer.snapshots.reading import read_json
 
 # A class, by convention in capitals: what a module of theirs imports for itself is none.
 _OWN_TYPE = re.compile(r"sentence_transformers(\.[A-Za-z_][A-Za-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
+# What a text encoder is made of. Others load models of their own (SentenceTransformer, CLIPModel),
+# or parts that a second file lists (Router, Asym) or a class that one names (WordEmbeddings).
+_KINDS = frozenset(
+    {
+        "Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "CNN", "LSTM",
+        "WeightedLayerPooling",
+    }
+)  # fmt: skip
 
 Modules = tuple[tuple[str, str], ...]
 
@@ -31,9 +39,10 @@ def modules_of(path: Path) -> Modules:
     modules: list[tuple[str, str]] = []
     for entry in listed:
         kind, folder = str(entry.get("type", "")), str(entry.get("path", ""))
-        if not _OWN_TYPE.fullmatch(kind):
+        if not _OWN_TYPE.fullmatch(kind) or kind.rpartition(".")[2] not in _KINDS:
             raise ModelIntegrityError(
-                f"{file} names the module type {kind!r}; only sentence_transformers' own are loaded"
+                f"{file} names the module type {kind!r}; only sentence_transformers' own "
+                f"are loaded, and of those {', '.join(sorted(_KINDS))}"
             )
         if folder.startswith("/") or ".." in Path(folder).parts:
             raise ModelIntegrityError(f"{file} names the path {folder!r} outside the snapshot")

@@ -19,6 +19,7 @@ __all__ = [
     "cache_root",
     "find_snapshot",
     "hub_cache_dir",
+    "main_revision",
     "observed_revision",
     "offline_variable",
     "revision_folder",
@@ -62,7 +63,7 @@ def snapshot_folder(spec: ModelSpec) -> Path | None:
 def revision_folder(name: str, revision: str | None) -> Path | None:
     """The folder of a repository's commit, or of the one that the cache calls ``main``."""
     repo = repo_folder(name, hub_cache_dir())
-    revision = revision or _main_revision(repo)
+    revision = revision or main_revision(repo)
     # The name becomes a path: anything but a plain commit id stays outside.
     if revision is None or not revision.isalnum():
         return None
@@ -70,7 +71,8 @@ def revision_folder(name: str, revision: str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _main_revision(repo: Path) -> str | None:
+def main_revision(repo: Path) -> str | None:
+    """The commit that the cache of a repository calls ``main``, if it names any."""
     try:
         return (repo / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

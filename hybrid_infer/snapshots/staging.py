@@ -21,12 +21,13 @@ from hybrid_infer.snapshots.conversion import (
     is_dense,
     pickled_tails,
 )
-from hybrid_infer.snapshots.drafts import place_whole
+from hybrid_infer.snapshots.drafts import keep_others, place_whole
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.integrity import check_complete, check_inside
-from hybrid_infer.snapshots.lock import Files, check_agreement, record
+from hybrid_infer.snapshots.lock import Files, check_agreement, locked_files, record
 from hybrid_infer.snapshots.resolve import find_snapshot
-from hybrid_infer.snapshots.selection import allowed_files
+from hybrid_infer.snapshots.selection import allowed_files, is_allowed
 from hybrid_infer.snapshots.verification import check_snapshot, measured
 
 
@@ -34,7 +35,8 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
     """Place a local model folder into the Hub's cache as `spec`'s snapshot.
 
     Files are hard-linked where the file system allows it, else copied. The folder appears whole
-    or not at all; staging it again changes nothing, and replaces a damaged snapshot.
+    or not at all; staging it again changes nothing, and replaces a damaged snapshot, as well as one
+    with other files that no lock lists.
 
     Args:
         directory: a folder in the layout of a repository.
@@ -52,7 +54,7 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         )
     if not directory.is_dir():
         raise ModelIntegrityError(f"{directory} is not a folder")
-    with _without_pickles(directory) as whole:
+    with one_at_a_time(spec.repo), _without_pickles(directory) as whole:
         return _stage(whole, spec, strict=strict)
 
 
@@ -78,10 +80,7 @@ def _without_pickles(directory: Path) -> Iterator[Path]:
 
 def _stage(directory: Path, spec: ModelSpec, *, strict: bool) -> Path:
     repo = repo_folder(spec.repo, hub_cache_dir())
-    if spec.revision is not None and _is_usable(spec, repo / "snapshots" / spec.revision):
-        if strict:
-            check_snapshot(spec, repo / "snapshots" / spec.revision, strict=True)
-        record(spec.repo, spec.revision, measured(repo / "snapshots" / spec.revision))
+    if spec.revision is not None and _is_listed(spec, repo / "snapshots" / spec.revision):
         return find_snapshot(spec)
     check_complete(spec.task, directory)
     files = measured(directory)
@@ -89,17 +88,24 @@ def _stage(directory: Path, spec: ModelSpec, *, strict: bool) -> Path:
     check_agreement(spec.repo, revision, files)
     if strict:
         check_snapshot(spec, directory, strict=True, revision=revision)
+    record(spec.repo, revision, files)  # from here on a copy that is not the folder's is unusable
     target = repo / "snapshots" / revision
+
+    def fill(draft: Path) -> None:
+        _link_all(directory, files, draft)
+        keep_others(target, draft, hub_cache_dir(), lambda name: not is_allowed(name))
+
     if not _is_usable(spec, target):
-        place_whole(
-            target,
-            lambda draft: _link_all(directory, files, draft),
-            is_usable=lambda found: _is_usable(spec, found),
-        )
+        place_whole(target, fill, is_usable=lambda found: _is_usable(spec, found))
     if spec.revision is None:
         write_main(repo, revision)
-    record(spec.repo, revision, files)
     return find_snapshot(spec)
+
+
+def _is_listed(spec: ModelSpec, folder: Path) -> bool:
+    """Whether a usable copy is here whose files models.lock lists: else nothing speaks for it."""
+    listed = locked_files(spec.repo, folder.name)
+    return any(map(is_allowed, listed)) and _is_usable(spec, folder)
 
 
 def _is_usable(spec: ModelSpec, folder: Path) -> bool:

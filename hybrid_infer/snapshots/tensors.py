@@ -9,6 +9,7 @@ from typing import Any
 
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.reading import as_whole, looks_like, read_mapping
+from hybrid_infer.snapshots.selection import is_allowed
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024  # the safetensors format's own bound
 LENGTH_BYTES = 8
@@ -34,6 +35,8 @@ def _shards(index: Path) -> list[str]:
     for name in sorted(names):
         if not name or Path(name).name != name:
             raise ModelIntegrityError(f"{index} names the shard {name!r}, which is no file name")
+        if not name.endswith(".safetensors") or not is_allowed(name):
+            raise ModelIntegrityError(f"{index} names the shard {name!r}, which is never loaded")
         if not (index.parent / name).exists():
             raise ModelIntegrityError(f"{index.parent} lacks {name}")
     return sorted(names)

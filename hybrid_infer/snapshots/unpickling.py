@@ -1,9 +1,9 @@
 """The one place where a pickle is read: a program of its own, started by `conversion.py` alone.
 
-    python -I unpickling.py PICKLE SAFETENSORS
+    python -E -P unpickling.py PICKLE SAFETENSORS
 
-It knows nothing of this package, gets no environment, opens no network, may write one small file,
-and ends after a minute of computing. torch's restricted unpickler (``weights_only=True``) builds
+It knows nothing of this package, gets no environment, opens no network, may write one small file
+and hold a few gigabytes, and ends after a minute of computing. torch's restricted unpickler (``weights_only=True``) builds
 tensors and plain containers only.
 """
 
@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import resource
 import sys
+import zipfile
 from collections.abc import Mapping
 
 CPU_SECONDS = 60
-MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_FILE_BYTES = (
+    512 * 1024 * 1024
+)  # of tensors, too: a view may be larger than what it is stored in
+MAX_DATA_BYTES = 4 * 1024 * 1024 * 1024
 
 
 def main(source: str, target: str) -> None:
@@ -29,7 +33,9 @@ def main(source: str, target: str) -> None:
     """
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _check_archive(source)
     import torch
     from safetensors.torch import save_file
 
@@ -42,8 +48,25 @@ def main(source: str, target: str) -> None:
         for name, tensor in tensors.items()
     ):
         sys.exit("it holds something else than named tensors")
+    if any(tensor.layout != torch.strided for tensor in tensors.values()):
+        sys.exit("it holds something else than dense tensors")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > MAX_FILE_BYTES:
+        sys.exit("its tensors are too large for a Dense layer")
     whole = {name: tensors[name].detach().contiguous().clone() for name in sorted(tensors)}
     save_file(whole, target)
+
+
+def _check_archive(source: str) -> None:
+    """Refuse a file of torch's own kind, a zip archive, that becomes larger than it may."""
+    if not zipfile.is_zipfile(source):
+        return  # a bare pickle has its tensors in itself
+    try:
+        with zipfile.ZipFile(source) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        sys.exit(f"its archive is damaged ({type(error).__name__})")
+    if size > MAX_FILE_BYTES:
+        sys.exit("what its archive unpacks to is too large for a Dense layer")
 
 
 if __name__ == "__main__":

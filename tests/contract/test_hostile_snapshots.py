@@ -120,6 +120,10 @@ def test_an_architecture_that_transformers_lacks_is_refused(tmp_path, mark, task
         "sentence_transformers.util.torch",  # whose load() unpickles
         "sentence_transformers",
         "torch.nn.Linear",
+        "sentence_transformers.models.Router",  # whose parts another file lists
+        "sentence_transformers.models.Asym",
+        "sentence_transformers.models.WordEmbeddings",  # which imports its tokenizer by name
+        "sentence_transformers.SentenceTransformer",  # which loads a whole model, pickles included
         "",
     ],
 )
@@ -169,6 +173,67 @@ def test_a_module_that_has_only_a_pickle_is_refused(tmp_path, mark):
     assert not mark.exists()
 
 
+def by_transformers(monkeypatch):
+    """Have the libraries load what this one has classes of its own for."""
+    from hybrid_infer.local.generation.decoders import shape
+
+    monkeypatch.setattr(shape, "supports", lambda _: False)
+    monkeypatch.setattr(
+        "hybrid_infer.local.embedding.encoders.families.find_family", lambda *_: None
+    )
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("config.json", "transformers_weights"),
+        ("sentence_bert_config.json", "model_args"),
+        ("sentence_xlnet_config.json", "config_kwargs"),
+    ],
+)
+def test_weights_of_another_name_are_refused(tmp_path, mark, monkeypatch, file, key, place):
+    folder = snapshot(tmp_path, "embeddings")
+    by_transformers(monkeypatch)
+    if place:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        modules[0]["path"] = place
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / place).mkdir()
+    name = "adapter_model.bin"
+    (folder / place / file).touch()
+    (folder / place / file).write_text((folder / place / file).read_text() or "{}")
+    value = name if key == "transformers_weights" else {"transformers_weights": name}
+    change(folder / place, file, **{key: value})
+    with pytest.raises(ModelIntegrityError, match=r"names 'adapter_model\.bin' as transformers_w"):
+        embed()
+
+
+@pytest.mark.parametrize("shard", ["adapter_model.bin", "consolidated.safetensors", "x.json"])
+def test_a_shard_that_is_never_compared_is_refused(tmp_path, mark, shard):
+    folder = snapshot(tmp_path, "chat")
+    (folder / "model.safetensors").rename(folder / shard)
+    index = {"weight_map": {"a": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelIntegrityError, match="which is never loaded"):
+        chat()
+
+
+@pytest.mark.parametrize("task", ["chat", "embeddings"])
+@pytest.mark.parametrize("name", ["training_args.bin", "deep/x/model.PT", "2_Dense/x.ckpt"])
+def test_where_a_library_loads_no_pickle_may_lie(tmp_path, mark, monkeypatch, task, name):
+    folder = snapshot(tmp_path, task)
+    by_transformers(monkeypatch)
+    run = chat if task == "chat" else embed
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))  # passed over
+    run()
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ModelIntegrityError, match="is a pickle, which is never loaded; remove it"):
+        run()
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "modules.json", "1_Pooling/config.json"])
 def test_an_oversize_configuration_is_refused(tmp_path, mark, name):
     folder = snapshot(tmp_path, "embeddings")
@@ -194,6 +259,17 @@ def test_kernels_of_a_repository_are_refused(tmp_path, mark):
     folder = snapshot(tmp_path, "chat")
     change(folder, "config.json", _attn_implementation_internal="evil/kernels")
     with pytest.raises(ModelIntegrityError, match="'evil/kernels' as _attn"):
+        chat()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"text_config": {"_attn_implementation": "evil/kernels"}}, {"parts": [{"attn_implementation": {"a": "evil/k"}}]}],
+)  # fmt: skip
+def test_kernels_that_a_part_names_are_refused(tmp_path, mark, part):
+    folder = snapshot(tmp_path, "chat")
+    change(folder, "config.json", **part)
+    with pytest.raises(ModelIntegrityError, match=r"attn_implementation: code that is not here"):
         chat()
 
 

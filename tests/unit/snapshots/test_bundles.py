@@ -1,5 +1,6 @@
 """Bundles: the same bytes each time, and nothing of a hostile one is ever placed."""
 
+import hashlib
 import io
 import json
 import random
@@ -18,7 +19,8 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import bundles, listing
-from hybrid_infer.snapshots.archive import header_of, write_archive
+from hybrid_infer.snapshots.archive import Member, header_of, write_archive
+from hybrid_infer.snapshots.bundled_aliases import aliases_of
 from hybrid_infer.snapshots.bundles import create_bundle, inspect_bundle
 from hybrid_infer.snapshots.installing import install_bundle
 from hybrid_infer.snapshots.lock import LockedFile, format_lock, parse_lock, record, user_lock
@@ -100,7 +102,7 @@ def test_every_alias_survives_its_models_yaml(tmp_path):
     gguf = GgufFile("deep/q4.gguf", "org/gguf", "a" * 40)
     mine = replace(specs[0], alias="mine", gguf=gguf, allow_quantized=True, provider="together")
     path = tmp_path / "models.yaml"
-    path.write_text(bundles._models_yaml([*specs, mine]))
+    path.write_bytes(aliases_of([*specs, mine]))
     read = load_registry(path)
     for spec in (*specs, mine):
         assert read.resolve(spec.task, spec.alias) == spec
@@ -118,6 +120,28 @@ def test_a_damaged_model_is_not_bundled(hub, staged, pinned, tmp_path):
     with pytest.raises(ModelIntegrityError, match=r"model\.safetensors"):
         create_bundle(tmp_path / "x", [pinned])
     assert list(tmp_path.glob("*x*")) == []
+
+
+def test_a_model_that_changes_meanwhile_is_not_bundled(hub, staged, pinned, tmp_path, monkeypatch):
+    weights, holding = staged / "model.safetensors", bundles._holding
+
+    def changing(spec):
+        held = holding(spec)
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        return held
+
+    monkeypatch.setattr(bundles, "_holding", changing)
+    with pytest.raises(
+        ModelIntegrityError, match=r"model\.safetensors changed while it was written"
+    ):
+        create_bundle(tmp_path / "x", [pinned])
+    assert list(tmp_path.glob("*x*")) == []
+
+
+def test_the_hash_is_that_of_the_bytes_that_were_read(bundle, pinned, unpinned, tmp_path):
+    whole = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    assert inspect_bundle(bundle).sha256 == whole
+    assert create_bundle(tmp_path / "again", [pinned, unpinned]).sha256 == whole
 
 
 def test_what_needs_no_bundle_is_said(tmp_path):
@@ -163,7 +187,6 @@ def test_a_disk_that_fills_up_leaves_nothing_half(bundle, other, monkeypatch):
     with pytest.raises(LocalEngineError, match="No space left"):
         install_bundle(bundle)
     assert all(".safetensors" not in file.name for file in placed(hub) if "refs" not in str(file))
-    assert not user_lock().exists()
 
 
 # Hostile ones ------------------------------------------------------------------------------------
@@ -211,7 +234,7 @@ def forged(tmp_path, *, models=None, lock=None, members=None, manifest=None):
     texts = [json.dumps(manifest).encode(), lock.encode(), b"{}\n"]
     body = io.BytesIO()
     named = zip(["bundle.json", "models.lock", "models.yaml"], texts, strict=True)
-    write_archive(body, [(name, len(text), text) for name, text in named])
+    write_archive(body, [Member(name, len(text), text) for name, text in named])
     content = body.getvalue()[:-1024]
     for member in members if members is not None else [(header_of(MEMBER, 2), b"{}")]:
         head, data = member

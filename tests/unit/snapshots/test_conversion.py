@@ -4,6 +4,10 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +147,64 @@ def test_what_is_no_mapping_of_tensors_is_refused(tmp_path, value):
     with pytest.raises(ModelIntegrityError, match="something else than named tensors"):
         convert(tmp_path / "x.bin", tmp_path / "out" / "model.safetensors")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_small_pickle_of_large_tensors_is_refused(tmp_path):
+    import torch
+
+    wide = torch.zeros(1).expand(60_000_000)
+    torch.save({f"w{number}": wide for number in range(4)}, tmp_path / "x.bin")
+    assert (tmp_path / "x.bin").stat().st_size < 10_000
+    with pytest.raises(ModelIntegrityError, match="tensors are too large for a Dense layer"):
+        convert(tmp_path / "x.bin", tmp_path / "y")
+    torch.save({"w": torch.zeros(2, 2).to_sparse()}, tmp_path / "x.bin")
+    with pytest.raises(ModelIntegrityError, match="could not be converted"):
+        convert(tmp_path / "x.bin", tmp_path / "y")
+
+
+def test_an_archive_that_unpacks_to_much_is_refused(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "x.bin", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data/0", "w") as entry,
+    ):
+        for _ in range(520):
+            entry.write(bytes(2**20))
+    assert (tmp_path / "x.bin").stat().st_size < conversion.MAX_PICKLE_BYTES
+    with pytest.raises(ModelIntegrityError, match="its archive unpacks to is too large"):
+        convert(tmp_path / "x.bin", tmp_path / "y")
+
+
+PROGRAM = """
+import resource, sys
+import unpickling
+from unittest.mock import patch
+with patch("torch.load", lambda *_, **__: {"a": sys.exit("held") if bytearray(5 * 2**30) else 0}):
+    unpickling.main(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_the_child_cannot_hold_more_than_its_bound(tmp_path):
+    torch_file = tmp_path / "x.bin"
+    torch_file.write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(torch_file), str(tmp_path / "y")],
+        cwd=Path(conversion.unpickling.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "torch refuses it (MemoryError)" in done.stderr
+
+
+def test_the_child_finds_what_its_user_has_installed(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; f = sys.flags;"
+        "sys.exit(str((f.no_user_site, f.ignore_environment, f.safe_path)))"
+    )
+    monkeypatch.setattr(conversion.unpickling, "__file__", str(program))
+    with pytest.raises(ModelIntegrityError, match=r"\(0, 1, True\)"):
+        convert(tmp_path / "x.bin", tmp_path / "y")
 
 
 def test_the_same_pickle_gives_the_same_bytes(tmp_path):

@@ -275,6 +275,40 @@ def test_a_hub_that_changes_its_mind_about_a_commit_is_refused_before_a_byte(hub
     assert len(fake_hub.fetched()) == before
 
 
+def test_a_listing_with_one_more_file_is_refused_before_a_byte(hub, fake_hub, pinned):
+    pulled(fake_hub, pinned)
+    before = user_lock().read_bytes(), len(fake_hub.fetched())
+    fake_hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": "evil.safetensors"}}'
+    with pytest.raises(
+        ModelIntegrityError, match=r"is not among the files that models\.lock lists"
+    ):
+        pulled(fake_hub, pinned)
+    assert (user_lock().read_bytes(), len(fake_hub.fetched())) == before
+
+
+def test_a_listing_with_another_size_is_refused_before_a_byte(hub, fake_hub, pinned):
+    pulled(fake_hub, pinned)
+    before = len(fake_hub.fetched())
+    fake_hub.files["config.json"] += b" "
+    with pytest.raises(ModelIntegrityError, match=r"config\.json of .* models\.lock says"):
+        pulled(fake_hub, pinned)
+    assert len(fake_hub.fetched()) == before
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_listing_of_other_contents_removes_nothing_that_is_locked(hub, fake_hub, pinned, strict):
+    folder = pulled(fake_hub, pinned)
+    whole = fake_hub.files["config.json"]
+    fake_hub.files["config.json"] = whole[:-3] + b" " + whole[-2:]
+    with pytest.raises(ModelIntegrityError, match="Nothing was removed"):
+        pulled(fake_hub, pinned, strict=strict)
+    assert (folder / "config.json").read_bytes() == whole
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"config\.json of .* one source says"):
+        pulled(fake_hub, pinned, strict=strict)
+    assert not (folder / "config.json").exists()
+
+
 def test_strict_fetches_only_what_is_listed(hub, fake_hub, model_folder, pinned, unpinned):
     with pytest.raises(ModelIntegrityError, match="does not list"):
         pulled(fake_hub, pinned, strict=True)

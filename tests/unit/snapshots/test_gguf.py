@@ -25,10 +25,12 @@ REVISION = "8b3219a92973c328a8e22fadcfa821b5dc75636a"
 SPEC = ModelSpec("chat", "mine", "org/model", None, gguf=GgufFile("q4.gguf", "org/model", REVISION))
 
 
-def write(path, quantized=None):
+def write(path, quantized=None, split_count=None):
     """A file with a little of everything that a header may hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, "llama")
+    if split_count is not None:
+        writer.add_uint16("split.count", split_count)
     writer.add_context_length(512)
     writer.add_block_count(2)
     writer.add_embedding_length(64)
@@ -62,6 +64,16 @@ def test_a_header_is_read(tmp_path):
     assert (facts.weight_bytes, facts.weight_dtype) == (768, "F16")
     assert facts.quantization is None
     assert facts.sizes.cache_values == 2 * 2 * 2 * 16
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_part_of_a_split_file_is_refused(tmp_path, count):
+    path = write(tmp_path / "x.gguf", split_count=count)
+    if count < 2:
+        gguf_header(path)
+        return
+    with pytest.raises(ModelIntegrityError, match="one of several parts"):
+        gguf_facts(path)
 
 
 def test_quantised_weights_need_the_aliass_word(tmp_path):

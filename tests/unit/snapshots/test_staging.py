@@ -12,9 +12,11 @@ import pytest
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import drafts
+from hybrid_infer.snapshots.lock import locked_files, user_lock
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.selection import is_allowed
 from hybrid_infer.snapshots.staging import stage
+from hybrid_infer.snapshots.verification import measured
 
 
 def names(folder):
@@ -167,6 +169,37 @@ def test_a_killed_writer_leaves_no_snapshot_and_its_draft_goes_in_time(tmp_path)
     os.utime(draft, (0, 0))
     place("def")
     assert names(target.parent) == ["abc", "def"]
+
+
+def test_one_more_file_does_not_join_a_listed_snapshot(hub, model_folder, pinned, tmp_path):
+    staged = stage(model_folder, pinned)
+    more = tmp_path / "more"
+    shutil.copytree(model_folder, more)
+    (more / "evil.json").write_text("{}")
+    (staged / "config.json").unlink()
+    with pytest.raises(ModelIntegrityError, match=r"evil\.json of .* is not among the files"):
+        stage(more, pinned)
+
+
+def test_what_no_lock_lists_gives_way_to_what_is_staged(hub, model_folder, staged, pinned):
+    user_lock().unlink()
+    config = (model_folder / "config.json").read_bytes()
+    (staged / "config.json").write_bytes(config + b" ")
+    (staged / "q4.gguf").write_bytes(b"GGUF")
+    assert stage(model_folder, pinned) == staged
+    assert (staged / "config.json").read_bytes() == config
+    assert (staged / "q4.gguf").read_bytes() == b"GGUF"
+    assert locked_files(pinned.repo, pinned.revision) == measured(model_folder)
+
+
+def test_what_is_staged_was_listed_before(hub, model_folder, pinned, monkeypatch):
+    def refuse(*_, **__):
+        assert locked_files(pinned.repo, pinned.revision) == measured(model_folder)
+        raise LocalEngineError("killed here")
+
+    monkeypatch.setattr("hybrid_infer.snapshots.staging.place_whole", refuse)
+    with pytest.raises(LocalEngineError, match="killed here"):
+        stage(model_folder, pinned)
 
 
 def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):
