@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -128,8 +129,26 @@ def write_part(path: Path, table: Any, vectors: NDArray[np.float32]) -> None:
     import pyarrow.parquet as pq
 
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    pq.write_table(table.append_column(EMBEDDING, column), path, row_group_size=len(vectors) or 1)
+    whole = table.append_column(
+        EMBEDDING, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    )
+    pq.write_table(whole, path, row_group_size=len(vectors), **_encoding(whole.schema))
+
+
+def _encoding(schema: Any) -> dict[str, Any]:
+    """How columns are stored: vectors as they are, for nothing makes them smaller and trying is slow."""
+    import pyarrow.parquet as pq
+
+    empty = BytesIO()
+    pq.write_table(schema.empty_table(), empty)
+    leaves = pq.ParquetFile(empty).schema
+    paths = [leaves.column(index).path for index in range(len(leaves.names))]
+    others = [path for path in paths if path.partition(".")[0] != EMBEDDING]
+    return {
+        "use_dictionary": others or False,
+        "write_statistics": others or False,
+        "compression": {path: "snappy" if path in others else "none" for path in paths},
+    }
 
 
 @_explained("the parts do not fit together")
@@ -150,10 +169,10 @@ def merge(
 
     columns = pa.schema([]) if schema is None else pa.ipc.read_schema(pa.py_buffer(schema))
     whole = columns.append(pa.field(EMBEDDING, pa.list_(pa.float32(), dim)))
-    with pq.ParquetWriter(target, whole) as writer:
+    with pq.ParquetWriter(target, whole, **_encoding(whole)) as writer:
         for part in parts:
             table = pq.read_table(part)
-            writer.write_table(_fitted(table, whole), row_group_size=table.num_rows or 1)
+            writer.write_table(_fitted(table, whole), row_group_size=table.num_rows)
         writer.add_key_value_metadata({"hybrid_infer": json.dumps(about, sort_keys=True)})
 
 
