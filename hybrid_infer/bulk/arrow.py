@@ -133,6 +133,7 @@ def write_part(path: Path, table: Any, vectors: NDArray[np.float32]) -> None:
         EMBEDDING, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     )
     pq.write_table(whole, path, row_group_size=len(vectors), **_encoding(whole.schema))
+    pa.default_memory_pool().release_unused()  # or memory grows by what a few windows take
 
 
 def _encoding(schema: Any) -> dict[str, Any]:
@@ -171,8 +172,11 @@ def merge(
     whole = columns.append(pa.field(EMBEDDING, pa.list_(pa.float32(), dim)))
     with pq.ParquetWriter(target, whole, **_encoding(whole)) as writer:
         for part in parts:
-            table = pq.read_table(part)
+            with pq.ParquetFile(part, pre_buffer=False) as file:
+                table = file.read(use_threads=False)
             writer.write_table(_fitted(table, whole), row_group_size=table.num_rows)
+            del table
+            pa.default_memory_pool().release_unused()  # or it keeps what a few parts take
         writer.add_key_value_metadata({"hybrid_infer": json.dumps(about, sort_keys=True)})
 
 
