@@ -124,16 +124,15 @@ def unified(schema: bytes | None, table: Any) -> bytes:
 
 @_explained("a part cannot be written")
 def write_part(path: Path, table: Any, vectors: NDArray[np.float32]) -> None:
-    """Write the columns of a window with its vectors, float32 ``(n, dim)``."""
+    """Write the columns of a window with its vectors, float32 ``(n, dim)``, as a stream of Arrow."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     whole = table.append_column(
         EMBEDDING, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     )
-    pq.write_table(whole, path, row_group_size=len(vectors), **_encoding(whole.schema))
-    pa.default_memory_pool().release_unused()  # or memory grows by what a few windows take
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema) as writer:
+        writer.write_table(whole)
 
 
 def _encoding(schema: Any) -> dict[str, Any]:
@@ -172,10 +171,10 @@ def merge(
     whole = columns.append(pa.field(EMBEDDING, pa.list_(pa.float32(), dim)))
     with pq.ParquetWriter(target, whole, **_encoding(whole)) as writer:
         for part in parts:
-            with pq.ParquetFile(part, pre_buffer=False) as file:
-                table = file.read(use_threads=False)
-            writer.write_table(_fitted(table, whole), row_group_size=table.num_rows)
-            del table
+            with pa.memory_map(str(part)) as file:
+                table = pa.ipc.open_stream(file).read_all()
+                writer.write_table(_fitted(table, whole), row_group_size=table.num_rows)
+                del table
             pa.default_memory_pool().release_unused()  # or it keeps what a few parts take
         writer.add_key_value_metadata({"hybrid_infer": json.dumps(about, sort_keys=True)})
 

@@ -114,7 +114,7 @@ class Numpy:
 class Parquet:
     """``.parquet``: the input's columns and ``embedding``, a row group a window."""
 
-    suffix = ".parquet"
+    suffix = ".arrow"  # which costs less to write and to read again than Parquet
 
     def __init__(self) -> None:
         arrow.check_installed()
