@@ -96,7 +96,7 @@ def embed(
             help="Texts of one call and one checkpoint at most.",
             rich_help_panel=FILES,
         ),
-    ] = 4096,
+    ] = 8192,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Unit length, or the raw pooling.")
     ] = True,

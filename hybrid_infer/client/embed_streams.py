@@ -38,7 +38,7 @@ class EmbedStreams:
             deadline: seconds for each window; None: the client's.
 
         Returns:
-            Each window's result, in order; a window has at most 4,096 texts. All are of one space,
+            Each window's result, in order; a window has at most 8,192 texts. All are of one space,
             and one is served by another backend than the last only after ``verify`` has passed.
 
         Raises:

@@ -21,8 +21,8 @@ from hybrid_infer.errors import HybridInferError, InvalidRequestError
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
 
-WINDOW_TEXTS = 4096  # seconds of work for a processor, and some megabytes of vectors
-WINDOW_CHARACTERS = 2 << 20
+WINDOW_TEXTS = 8192  # seconds of work for a processor, and some megabytes of vectors
+WINDOW_CHARACTERS = 4 << 20
 _ItemT = TypeVar("_ItemT")
 
 
