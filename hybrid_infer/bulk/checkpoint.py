@@ -18,6 +18,7 @@ from typing import IO, Any
 from hybrid_infer.errors import CheckpointError
 
 VERSION = 1
+JOURNAL = "journal.jsonl"
 RESTART = "--restart starts over"
 
 
@@ -38,7 +39,7 @@ class Checkpoint:
         self.folder = output.with_name(f".{output.name}.parts")
         self.windows: list[dict[str, Any]] = []
         self.folder.mkdir(exist_ok=True)
-        self._journal: IO[bytes] = (self.folder / "journal.jsonl").open("ab+")
+        self._journal: IO[bytes] = (self.folder / JOURNAL).open("ab+")
         try:
             self._lock(output)
             if restart:
@@ -66,6 +67,10 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Remove the folder: the output is complete, or nobody can go on with it."""
+        # The journal goes first: it may not outlive a part that it counts.
+        with suppress(OSError):
+            (self.folder / JOURNAL).unlink()
+            sync(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._journal.close()
 

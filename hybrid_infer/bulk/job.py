@@ -102,9 +102,9 @@ def embed_to_file(
     identity = _identity(source, options, empty)
     with _explained(output):
         checkpoint = Checkpoint(output, identity, restart=restart or source.stream is not None)
-    job = _FileJob(client, source, output, options, kind, checkpoint, on_progress)
     try:
-        summary = job.run(empty.space.dim)
+        job = _FileJob(client, source, output, options, kind, checkpoint, on_progress)
+        summary = job.run(empty.space.dim, identity["input"])
     except BaseException as error:
         if source.stream is not None or not checkpoint.windows:
             checkpoint.remove()
@@ -195,10 +195,9 @@ class _FileJob:
         served_by = None if self._last is None else self._last["served_by"]
         self._computing = _Computing(client, options, served_by)
 
-    def run(self, dim: int) -> BulkSummary:
-        """Do what is left, and merge."""
+    def run(self, dim: int, identity: Any) -> BulkSummary:
+        """Do what is left, and merge; `identity`: of the input when the run began."""
         started_at, resumed = time.monotonic(), len(self._checkpoint.windows)
-        identity = self._source.identity()
         rows = self._source.rows()
         num_done = sum(window["read"] for window in self._checkpoint.windows)
         deque(islice(rows, num_done), maxlen=0)

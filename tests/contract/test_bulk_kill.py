@@ -51,6 +51,7 @@ def torn_append(self, entry):
 
 checkpoint.Checkpoint._append = torn_append
 os.fsync = around(os.fsync)
+os.unlink = around(os.unlink)
 Path.replace = around(Path.replace)
 for kind in (outputs.JsonLines, outputs.Numpy, outputs.Parquet):
     kind.write_part = around(kind.write_part)
