@@ -76,6 +76,12 @@ if TYPE_CHECKING:
         AuthenticationError as AuthenticationError,
     )
     from hybrid_infer.errors import (
+        BulkDataError as BulkDataError,
+    )
+    from hybrid_infer.errors import (
+        CheckpointError as CheckpointError,
+    )
+    from hybrid_infer.errors import (
         ConfigError as ConfigError,
     )
     from hybrid_infer.errors import (
@@ -101,6 +107,9 @@ if TYPE_CHECKING:
     )
     from hybrid_infer.errors import (
         LocalEngineError as LocalEngineError,
+    )
+    from hybrid_infer.errors import (
+        MissingExtraError as MissingExtraError,
     )
     from hybrid_infer.errors import (
         ModelIntegrityError as ModelIntegrityError,
@@ -167,6 +176,8 @@ _EXPORTS = {
     "AsyncHybridClient": "hybrid_infer.client.aio",
     "Attempt": "hybrid_infer.datatypes.route",
     "AuthenticationError": "hybrid_infer.errors",
+    "BulkDataError": "hybrid_infer.errors",
+    "CheckpointError": "hybrid_infer.errors",
     "ChatChunk": "hybrid_infer.datatypes.chat",
     "ChatCompletion": "hybrid_infer.datatypes.chat",
     "ChatStream": "hybrid_infer.client.streams",
@@ -187,6 +198,7 @@ _EXPORTS = {
     "InsufficientMemoryError": "hybrid_infer.errors",
     "InvalidRequestError": "hybrid_infer.errors",
     "LocalEngineError": "hybrid_infer.errors",
+    "MissingExtraError": "hybrid_infer.errors",
     "MemorySettings": "hybrid_infer.settings",
     "ModelIntegrityError": "hybrid_infer.errors",
     "ModelLoadingError": "hybrid_infer.errors",

@@ -23,6 +23,9 @@ The tree (indentation is inheritance)::
       ModelIntegrityError             a snapshot is damaged or is not the model it claims to be
       InsufficientMemoryError         the local copy does not fit this machine
       OverloadedError                 a queue is full
+      BulkDataError                   a file of texts cannot be read, or what is made of it cannot be written
+      CheckpointError                 what is done of a file belongs to another input or other options
+      MissingExtraError               a package that an extra brings is not installed
       EngineClosedError               the client or its engine was closed
       LocalEngineError                local computation failed
       AllTargetsFailedError           two or more targets were tried and none could serve; ``causes`` holds why
@@ -208,6 +211,18 @@ class OverloadedError(HybridInferError):
     """A queue is full, or an engine is stuck; ``retry_after`` says when to try again."""
 
     retryable = True
+
+
+class BulkDataError(HybridInferError):
+    """A file of texts cannot be read, a row of it is bad, or what is made of it cannot be written."""
+
+
+class CheckpointError(HybridInferError):
+    """What is done of a file belongs to another input, model or options, or is being written."""
+
+
+class MissingExtraError(HybridInferError):
+    """A package that an extra of this one brings is not installed; the message has the command."""
 
 
 class EngineClosedError(HybridInferError):

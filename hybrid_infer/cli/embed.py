@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -13,29 +15,96 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from hybrid_infer.cli import options, output, vectors
+from hybrid_infer.cli.embedding_files import Files, embed_files, summary_line
 
 if TYPE_CHECKING:
     from hybrid_infer import Embeddings, HybridClient
+    from hybrid_infer.bulk import BulkOptions
 
 WINDOW_TEXTS = 256
+FILES = "Files"
+
+
+class InputFormat(StrEnum):
+    """What an input is read as."""
+
+    TXT = "txt"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class OnError(StrEnum):
+    """What a bad row does."""
+
+    FAIL = "fail"
+    SKIP = "skip"
 
 
 def embed(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="INPUT", help="A text file, one text a line; '-' or nothing reads stdin."
+            metavar="INPUT",
+            help="A file or a quoted pattern of files: text (one a line), .jsonl, .csv, .parquet; "
+            "'-' or nothing reads stdin.",
         ),
     ] = None,
     model: options.ModelOption = "default",
     output_file: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="A .npy (float32) or .jsonl file, not stdout."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .parquet, .jsonl or .npy file, not stdout; a run that was cut short goes on.",
         ),
     ] = None,
+    column: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The column with the text.", rich_help_panel=FILES),
+    ] = "text",
+    input_format: Annotated[
+        InputFormat | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="txt, jsonl, csv or parquet, whatever the input's name says.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            metavar="ACTION",
+            help="A bad row: fail, or skip: it is listed in FILE.errors.jsonl and left out.",
+            rich_help_panel=FILES,
+        ),
+    ] = OnError.FAIL,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Throw away what an earlier run has done.", rich_help_panel=FILES
+        ),
+    ] = False,
+    window: Annotated[
+        int,
+        typer.Option(
+            metavar="TEXTS",
+            min=1,
+            max=1_000_000,
+            help="Texts of one call and one checkpoint at most.",
+            rich_help_panel=FILES,
+        ),
+    ] = 8192,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Unit length, or the raw pooling.")
+    ] = True,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--truncate/--no-truncate", help="Over-long texts are cut, or are an error or bad rows."
+        ),
     ] = True,
     quiet: options.QuietOption = False,
     as_json: Annotated[
@@ -53,60 +122,88 @@ def embed(
     strict: options.StrictOption = False,
 ) -> None:
     """Turn texts into vectors: JSON lines on stdout, or a file."""
+    where = {"policy": policy, "profile": profile, "models": models, "base_url": base_url}
+    call: dict[str, Any] = {
+        "model": model,
+        "normalize": normalize,
+        "truncate": truncate,
+        "route": route,
+    }
+    _check_typed(source)
+    files = Files(source or "-", output_file, column, input_format, restart)
+
+    def open_client() -> HybridClient:
+        return options.open_client(
+            **where, deadline=deadline, device=device, dtype=dtype, strict=strict
+        )
+
+    if not files.is_bulk:
+        _embed_lines(files.source, open_client, call, quiet=quiet, as_json=as_json)
+        return
+    from hybrid_infer.bulk import BulkOptions
+
+    bulk = BulkOptions(**call, on_error=on_error.value, window_texts=window)
+    _embed_files(files, open_client, bulk, quiet=quiet, as_json=as_json)
+
+
+def _check_typed(source: str | None) -> None:
+    if source is None and sys.stdin.isatty():
+        raise output.UsageFault(
+            "no input: name a file, or pipe texts: echo text | hybrid-infer embed -"
+        )
+
+
+def _embed_files(
+    files: Files,
+    open_client: Callable[[], HybridClient],
+    bulk: BulkOptions,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    if as_json and files.output is None:
+        raise output.UsageFault("--json is one value on stdout: such an input needs --output")
+    source = files.open()
+    with open_client() as client:
+        summary = embed_files(client, source, files, bulk, hidden=quiet or as_json)
+    if as_json:
+        output.print_json(dataclasses.asdict(summary))
+    elif not quiet:
+        output.terminal().print(summary_line(summary), style="dim")
+
+
+def _embed_lines(
+    source: str,
+    open_client: Callable[[], HybridClient],
+    call: dict[str, Any],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     tally = Tally()
+    sink: vectors.Sink = vectors.Held() if as_json else vectors.StandardOutput()
     with ExitStack() as stack:
         lines = stack.enter_context(_open_lines(source))
-        sink = stack.enter_context(vectors.committed(_sink(output_file, as_json=as_json)))
-        client = stack.enter_context(
-            options.open_client(
-                policy=policy,
-                profile=profile,
-                models=models,
-                base_url=base_url,
-                deadline=deadline,
-                device=device,
-                dtype=dtype,
-                strict=strict,
-            )
-        )
-        call = {"model": model, "normalize": normalize, "route": route}
-        advance = stack.enter_context(_progress(source, hidden=quiet or as_json))
+        client = stack.enter_context(open_client())
         for result in _windows(client, lines, call):
             sink.write(result.vectors)
             tally.add(result)
-            advance(len(result))
-    if as_json:
-        held = vectors.rows(sink.stacked()) if isinstance(sink, vectors.Held) else None
-        output.print_json(tally.summary() | ({"vectors": held} if held is not None else {}))
+    if isinstance(sink, vectors.Held):
+        output.print_json(tally.summary() | {"vectors": sink.rows()})
     elif not quiet:
         output.terminal().print(tally.line(), style="dim")
 
 
-def _sink(path: Path | None, *, as_json: bool) -> vectors.Sink:
-    if path is None:
-        return vectors.Held() if as_json else vectors.StandardOutput()
-    if path.suffix not in vectors.FORMATS:
-        raise output.UsageFault(f"--output {path}: the name must end in .npy or .jsonl")
-    return vectors.VectorFile(path)
-
-
 @contextmanager
-def _open_lines(source: str | None) -> Iterator[IO[str]]:
-    if source is None or source == "-":
-        if source is None and sys.stdin.isatty():
-            raise output.UsageFault(
-                "no input: name a file, or pipe texts: echo text | hybrid-infer embed -"
-            )
+def _open_lines(source: str) -> Iterator[IO[str]]:
+    if source == "-":
         yield sys.stdin
         return
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(Path(source).open(encoding="utf-8"))
         except OSError as error:
-            raise output.UsageFault(
-                f"{source}: {error.strerror}; "
-                "to embed a text itself: echo text | hybrid-infer embed -"
-            ) from error
+            raise output.UsageFault(f"{source}: {error.strerror}") from error
         yield stream
 
 
@@ -125,36 +222,6 @@ def _read_window(lines: IO[str]) -> list[str]:
         return [line.rstrip("\r\n") for line in islice(lines, WINDOW_TEXTS)]
     except UnicodeDecodeError as error:
         raise output.UsageFault(f"the input is not UTF-8 text: {error}") from error
-
-
-@contextmanager
-def _progress(source: str | None, *, hidden: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with a rate on stderr while a file is embedded, where stderr is a terminal."""
-    if hidden or source in (None, "-") or not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    from rich import progress
-
-    with Path(str(source)).open("rb") as stream:
-        total = sum(1 for _ in stream)
-    bar = progress.Progress(
-        progress.TextColumn("embedding"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]:.0f} texts/s"),
-        progress.TimeRemainingColumn(),
-        console=output.terminal(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("embedding", total=total, rate=0.0)
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            seconds = bar.tasks[task].elapsed or 1e-9
-            bar.update(task, rate=bar.tasks[task].completed / seconds)
-
-        yield advance
 
 
 class Tally:

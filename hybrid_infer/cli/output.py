@@ -16,10 +16,13 @@ from hybrid_infer.errors import (
     AllTargetsFailedError,
     APIConnectionError,
     AuthenticationError,
+    BulkDataError,
+    CheckpointError,
     ConfigError,
     HybridInferError,
     InsufficientMemoryError,
     InvalidRequestError,
+    MissingExtraError,
     ModelNotAvailableError,
     ModelNotDownloadedError,
     UnverifiableError,
@@ -45,13 +48,14 @@ class NotInstalled(HybridInferError):
     """Something that the command needs is not installed."""
 
 
-_ABSENT = (ModelNotDownloadedError, InsufficientMemoryError, NotInstalled)
+_ABSENT = (ModelNotDownloadedError, InsufficientMemoryError, MissingExtraError, NotInstalled)
+_USAGE = (BulkDataError, CheckpointError, ConfigError, InvalidRequestError, UnverifiableError)
 _ABSENT_IF_UNTRIED = (AuthenticationError, ModelNotAvailableError, APIConnectionError)
 
 
 def exit_code(error: HybridInferError) -> int:
     """The exit code that stands for `error`."""
-    if isinstance(error, (ConfigError, InvalidRequestError, UnverifiableError)):
+    if isinstance(error, _USAGE):
         return EXIT_USAGE
     untried = isinstance(error, _ABSENT_IF_UNTRIED) and not error.attempts
     return EXIT_UNAVAILABLE if untried or isinstance(error, _ABSENT) else EXIT_FAILED

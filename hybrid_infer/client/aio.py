@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hybrid_infer.client import caching, compat, inventory, results
 from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.drive import drive_async
+from hybrid_infer.client.embed_streams import AsyncEmbedStreams
 from hybrid_infer.client.options import ClientOptions
 from hybrid_infer.client.planning import planned
 from hybrid_infer.client.reporting import report_failure
@@ -35,7 +36,7 @@ Texts = str | Sequence[str]
 _ResultT = TypeVar("_ResultT")
 
 
-class AsyncHybridClient:
+class AsyncHybridClient(AsyncEmbedStreams):
     """`HybridClient` for asyncio: the same arguments and methods, the calls awaited.
 
     Raises:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hybrid_infer.client import caching, compat, inventory, results
 from hybrid_infer.client.calls import PlannedCall
 from hybrid_infer.client.drive import drive
+from hybrid_infer.client.embed_streams import EmbedStreams
 from hybrid_infer.client.options import ClientOptions
 from hybrid_infer.client.planning import planned
 from hybrid_infer.client.reporting import report_failure
@@ -34,7 +35,7 @@ _ResultT = TypeVar("_ResultT")
 _ChatResult = ChatCompletion | ChatStream
 
 
-class HybridClient:
+class HybridClient(EmbedStreams):
     """Chat and embeddings from the remote, or from a local copy of the very same model.
 
     Args:
@@ -226,8 +227,7 @@ class HybridClient:
         self, text: Texts, model: str = "default", normalize: bool = True, truncate: bool = True
     ) -> NDArray[np.float32]:
         """`embed` in huggingface_hub's shape: float32 ``(dim,)``, or ``(n, dim)`` for a sequence."""
-        vectors = self.embed(text, model, normalize, truncate).vectors
-        return compat.one_or_many(text, vectors)
+        return compat.one_or_many(text, self.embed(text, model, normalize, truncate).vectors)
 
     def sentence_similarity(
         self, sentence: str, other_sentences: Sequence[str], model: str = "default"

@@ -1,5 +1,7 @@
 """A typed example of the public API; mypy --strict checks it, nothing runs it."""
 
+from collections.abc import AsyncIterable, Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,17 @@ def embed(texts: list[str]) -> NDArray[np.float32]:
         tokens: int | None = result.usage.prompt_tokens
         print(tokens, result.space == result.space)
         return result.vectors
+
+
+def embed_all(texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+    with HybridClient(profile="tiny") as client:
+        for result in client.embed_stream(texts, model="small"):
+            yield result.vectors
+
+
+async def embed_all_async(texts: AsyncIterable[str]) -> list[Embeddings]:
+    async with AsyncHybridClient(profile="tiny") as client:
+        return [result async for result in client.embed_stream(texts, model="small")]
 
 
 def chat(prompt: str) -> str | None:

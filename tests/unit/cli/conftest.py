@@ -19,7 +19,8 @@ def run(capsys, monkeypatch):
     """Runs a command line in this process: exit code, stdout, stderr."""
 
     def run_once(*words, stdin=None):
-        monkeypatch.setattr(sys, "stdin", Keyboard() if stdin is None else io.StringIO(stdin))
+        piped = io.TextIOWrapper(io.BytesIO((stdin or "").encode()), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", Keyboard() if stdin is None else piped)
         capsys.readouterr()
         code = 0
         try:

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from hybrid_infer.cli import embed
 from hybrid_infer.testing import EchoAnswers
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -31,12 +30,11 @@ def test_stdin_needs_no_dash(run, small):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
-def test_a_file_is_embedded_in_windows_into_a_file(run, small, tmp_path, monkeypatch, suffix, echo):
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+def test_a_file_is_embedded_in_windows_into_a_file(run, small, tmp_path, suffix, echo):
     texts = [f"text {i}" for i in range(10)]
     source, target = tmp_path / "texts.txt", tmp_path / f"vectors{suffix}"
     source.write_text("\n".join(texts) + "\n")
-    done = run("embed", source, "-o", target, *small)
+    done = run("embed", source, "-o", target, "--window", "4", *small)
     assert (done.code, done.out) == (0, "")
     if suffix == ".npy":
         vectors = np.load(target)
@@ -99,11 +97,10 @@ def test_what_cannot_be_read_or_written_exits_2(run, small, tmp_path):
         assert str(target) in done.err.replace("\n", "")
 
 
-def test_a_failure_half_way_leaves_no_file(run, small, tmp_path, monkeypatch, echo):
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 1)
+def test_a_failure_half_way_leaves_no_file(run, small, tmp_path, echo):
     target = tmp_path / "out.jsonl"
     echo.respond_with(lambda _request: None if len(echo.ledger) < 2 else unauthorised())
-    done = run("embed", "-", "-o", target, *small, stdin="a\nb\nc\n")
+    done = run("embed", "-", "-o", target, "--window", "1", *small, stdin="a\nb\nc\n")
     assert done.code == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,166 @@
+"""What is written: a part for each window, and the file that they are merged into."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_infer.bulk import arrow
+from hybrid_infer.bulk.rows import EMBEDDING, Row
+from hybrid_infer.errors import BulkDataError
+
+Vectors = NDArray[np.float32]
+
+
+def shortest(vectors: Vectors) -> list[list[float]]:
+    """`vectors` as lists of the shortest floats that read back as the same float32."""
+    return [[float(str(number)) for number in row] for row in vectors]
+
+
+def json_lines(rows: Sequence[Row], vectors: Vectors, *, has_columns: bool) -> bytes:
+    """A line a row: its columns and its vector, or without columns the vector alone."""
+    numbers = shortest(vectors)
+    if not has_columns:
+        return "".join(json.dumps(row) + "\n" for row in numbers).encode()
+    records = arrow.records_of(rows)
+    both = zip(records, numbers, strict=True)
+    lines = (json.dumps({**record, EMBEDDING: vector}, default=str) for record, vector in both)
+    return "".join(line + "\n" for line in lines).encode()
+
+
+class Format(Protocol):
+    """How one kind of file is made.
+
+    Attributes:
+        suffix: of its parts.
+    """
+
+    suffix: str
+
+    def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:
+        """Write a window's part; what the journal has to keep of it."""
+
+    def recall(self, window: Mapping[str, Any]) -> None:
+        """Take what the journal has kept of an earlier part."""
+
+    def merge(
+        self, target: Path, parts: Sequence[Path], shape: tuple[int, int], about: Mapping[str, Any]
+    ) -> None:
+        """Write the whole file: vectors of `shape`, and `about` where the format has room."""
+
+
+class JsonLines:
+    """``.jsonl``."""
+
+    suffix = ".jsonl"
+
+    def __init__(self, *, has_columns: bool) -> None:
+        self._has_columns = has_columns
+
+    def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:
+        """See `Format`."""
+        path.write_bytes(json_lines(rows, vectors, has_columns=self._has_columns))
+        return {}
+
+    def recall(self, window: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def merge(
+        self,
+        target: Path,
+        parts: Sequence[Path],
+        shape: tuple[int, int],  # noqa: ARG002 - lines need none
+        about: Mapping[str, Any],  # noqa: ARG002 - no room for it
+    ) -> None:
+        """See `Format`."""
+        with target.open("wb") as stream:
+            join(stream, parts)
+
+
+class Numpy:
+    """``.npy``: float32 ``(n, dim)``."""
+
+    suffix = ".float32"
+
+    def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:  # noqa: ARG002 - no columns
+        """See `Format`."""
+        path.write_bytes(np.ascontiguousarray(vectors, "<f4").tobytes())
+        return {}
+
+    def recall(self, window: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def merge(
+        self,
+        target: Path,
+        parts: Sequence[Path],
+        shape: tuple[int, int],
+        about: Mapping[str, Any],  # noqa: ARG002 - no room for it
+    ) -> None:
+        """See `Format`."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with target.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            join(stream, parts)
+
+
+class Parquet:
+    """``.parquet``: the input's columns and ``embedding``, a row group a window."""
+
+    suffix = ".arrow"  # which costs less to write and to read again than Parquet
+
+    def __init__(self) -> None:
+        arrow.check_installed()
+        self._schema: bytes | None = None
+
+    def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:
+        """See `Format`."""
+        table = arrow.table_of(rows)
+        schema = arrow.unified(self._schema, table)
+        arrow.write_part(path, table, vectors)
+        if schema == self._schema:
+            return {}
+        self._schema = schema
+        return {"schema": base64.b64encode(schema).decode()}
+
+    def recall(self, window: Mapping[str, Any]) -> None:
+        """See `Format`."""
+        if "schema" in window:
+            self._schema = base64.b64decode(window["schema"])
+
+    def merge(
+        self, target: Path, parts: Sequence[Path], shape: tuple[int, int], about: Mapping[str, Any]
+    ) -> None:
+        """See `Format`."""
+        arrow.merge(target, parts, self._schema, shape[1], about)
+
+
+def format_of(output: Path, *, has_columns: bool) -> Format:
+    """The format that a file's suffix asks for.
+
+    Raises:
+        BulkDataError: none is meant by it.
+        MissingExtraError: Parquet, and pyarrow is not installed.
+    """
+    match output.suffix:
+        case ".parquet":
+            return Parquet()
+        case ".jsonl":
+            return JsonLines(has_columns=has_columns)
+        case ".npy":
+            return Numpy()
+    raise BulkDataError(f"--output {output}: the name must end in .npy, .jsonl or .parquet")
+
+
+def join(stream: IO[bytes], parts: Sequence[Path]) -> None:
+    """Copy `parts` to `stream`, one after the other."""
+    for part in parts:
+        with part.open("rb") as source:
+            shutil.copyfileobj(source, stream)
