@@ -28,11 +28,12 @@ NOT_TESTED = {
     "cli.md": 2,
     "gguf.md": 2,
     "migration.md": 3,
+    "offline.md": 3,
     "quickstart-app.md": 1,
     "quickstart-offline.md": 3,
     "remotes.md": 1,
     "server.md": 1,
-    "testing.md": 2,
+    "testing.md": 3,
 }
 RUN = ("python", "bash", "yaml")
 SHOWN = ("text", "javascript")

@@ -197,6 +197,10 @@ def test_another_target_serves_what_the_engine_cannot(with_remote, loaded, error
 def test_closing_with_two_hundred_under_way_answers_them_all(alone, loaded):
     """Some decode, some wait for a place, and the step that runs ends on its own."""
     entered, gate = threading.Semaphore(0), threading.Event()
+    own = [
+        thread for thread in threading.enumerate() if thread.name.startswith("hybrid-infer-chat")
+    ]
+    assert own
 
     def trouble(sizes):
         entered.release()
@@ -219,7 +223,7 @@ def test_closing_with_two_hundred_under_way_answers_them_all(alone, loaded):
         ends = [call.result(PATIENCE_SECONDS) for call in calls]
     assert all(isinstance(end, HybridInferError | tuple) for end in ends)
     assert any(isinstance(end, EngineClosedError) for end in ends)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hybrid")]
+    assert not any(thread.is_alive() for thread in own)
 
 
 FORK = """
