@@ -90,8 +90,8 @@ def _check_unlocked(fetch: Fetch, files: Files) -> None:
     whole = [name for name in files if not differing(fetch.folder, {name: files[name]})]
     if whole:
         raise ModelIntegrityError(
-            f"{', '.join(whole)} of {fetch.spec.repo}: the Hub lists other contents than models.lock, which "
-            "this copy agrees with. Nothing was removed; if it is the lock that is wrong, remove "
+            f"{', '.join(whole)} of {fetch.spec.repo}: the Hub lists other contents than models.lock, "
+            "which this copy agrees with. Nothing was removed; if it is the lock that is wrong, remove "
             f"its entry from {user_lock()}"
         )
 

@@ -3,8 +3,8 @@
     python -E -P unpickling.py PICKLE SAFETENSORS
 
 It knows nothing of this package, gets no environment, opens no network, may write one small file
-and hold a few gigabytes, and ends after a minute of computing. torch's restricted unpickler (``weights_only=True``) builds
-tensors and plain containers only.
+and hold a few gigabytes, and ends after a minute of computing. torch's restricted unpickler
+(``weights_only=True``) builds tensors and plain containers only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import zipfile
 from collections.abc import Mapping
 
 CPU_SECONDS = 60
-MAX_FILE_BYTES = (
-    512 * 1024 * 1024
-)  # of tensors, too: a view may be larger than what it is stored in
+# Of the tensors, too: a view may be larger than what it is stored in.
+MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_DATA_BYTES = 4 * 1024 * 1024 * 1024
 
 
