@@ -83,9 +83,16 @@ class Caller:
 @pytest.fixture(params=SURFACES)
 def alone(request, loaded):
     """A client with nothing but its local copy, which is loaded."""
+    others = set(threading.enumerate())
     caller = Caller(request.param, policy="local-only")
     with caller.client:
         caller.expected = [caller.ask(prompt)[0] for prompt in PROMPTS]
+        caller.threads = [
+            thread
+            for thread in threading.enumerate()
+            if thread not in others and thread.name.startswith("hybrid-infer-chat")
+        ]
+        assert caller.threads
         yield caller
 
 
@@ -197,10 +204,6 @@ def test_another_target_serves_what_the_engine_cannot(with_remote, loaded, error
 def test_closing_with_two_hundred_under_way_answers_them_all(alone, loaded):
     """Some decode, some wait for a place, and the step that runs ends on its own."""
     entered, gate = threading.Semaphore(0), threading.Event()
-    own = [
-        thread for thread in threading.enumerate() if thread.name.startswith("hybrid-infer-chat")
-    ]
-    assert own
 
     def trouble(sizes):
         entered.release()
@@ -223,7 +226,7 @@ def test_closing_with_two_hundred_under_way_answers_them_all(alone, loaded):
         ends = [call.result(PATIENCE_SECONDS) for call in calls]
     assert all(isinstance(end, HybridInferError | tuple) for end in ends)
     assert any(isinstance(end, EngineClosedError) for end in ends)
-    assert not any(thread.is_alive() for thread in own)
+    assert not any(thread.is_alive() for thread in alone.threads)
 
 
 FORK = """
