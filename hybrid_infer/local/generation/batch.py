@@ -87,8 +87,17 @@ class Batch:
         """Tokens of the prompts that are not computed yet."""
         return sum(len(row.job.tokens) - row.length for row in self._prompts)
 
-    def prefill(self, size: int) -> None:
-        """Compute `size` more tokens of the prompts, those first whose last turn is longest ago."""
+    def prefill(self, size: int) -> int:
+        """Compute `size` more tokens of the prompts, those first whose last turn is longest ago.
+
+        Where the decoder can, each answer under way gets its next token in the same pass.
+
+        Returns:
+            How many answers did.
+        """
+        beside = [(row, [row.newest]) for row in self._rows if row.newest is not None]
+        if not self._decoder.mixes:
+            beside.clear()
         pieces: list[tuple[Row, list[int]]] = []
         for row in list(self._prompts):
             ids = row.job.tokens[row.length : row.length + size]
@@ -98,8 +107,9 @@ class Batch:
                 size -= len(ids)
             if not size:
                 break
-        if pieces:
-            self._prefill(pieces)
+        if pieces or beside:
+            self._prefill(pieces + beside)
+        return len(beside)
 
     def _begin(self, row: Row) -> bool:
         """Make room for an answer; whether there is."""
@@ -112,7 +122,7 @@ class Batch:
         return True
 
     def _prefill(self, pieces: list[tuple[Row, list[int]]]) -> None:
-        """Compute pieces of prompts; a row whose error it was fails."""
+        """Compute pieces of prompts and of answers; a row whose error it was fails."""
         try:
             with local_errors("generation"):
                 scored = _scored(
@@ -130,7 +140,9 @@ class Batch:
             return
         for (row, ids), score in zip(pieces, scored, strict=True):
             row.length += len(ids)
-            if row.length == len(row.job.tokens):
+            if row.newest is not None:
+                self._advance([row], [score])
+            elif row.length == len(row.job.tokens):
                 self._begin_answer(row, score)
 
     def _begin_answer(self, row: Row, score: tuple[float, int, Tensor]) -> None:

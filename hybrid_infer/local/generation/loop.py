@@ -143,13 +143,14 @@ class DecodeLoop:
             job.fail(too_late(job.deadline))
         with torch.inference_mode():
             self._batch.drop_unwanted()
-            tokens, seconds = self._prefill()
+            tokens, seconds, beside = self._prefill()
             started = self._clock()
-            count = self._batch.decode()
+            count = 0 if beside else self._batch.decode()
         with self._lock:
             self._watchdog.end("decode")
-            self._schedule.measured_prefill(tokens, seconds)
-            self._schedule.measured(count, self._clock() - started)
+            if not beside:  # else nobody knows which part took how long
+                self._schedule.measured_prefill(tokens, seconds)
+                self._schedule.measured(count, self._clock() - started)
             done = [job for job in self._live if job.is_done]
             for job in done:
                 del self._live[job]
@@ -174,15 +175,15 @@ class DecodeLoop:
             in_use.append(job.places)
         return bool(self._batch or late)
 
-    def _prefill(self) -> tuple[int, float]:
-        """Compute a piece of a prompt, if one waits; its tokens and seconds."""
+    def _prefill(self) -> tuple[int, float, int]:
+        """Compute pieces of prompts, if any wait: their tokens, the seconds, and the answers beside."""
         left = self._batch.prompt_tokens_left
         if not left:
-            return 0, 0.0
+            return 0, 0.0, 0
         size = self._schedule.prefill_size(left, is_alone=not self._batch.num_answers)
         started = self._clock()
-        self._batch.prefill(size)
-        return size, self._clock() - started
+        beside = self._batch.prefill(size)
+        return size, self._clock() - started, beside
 
     # Ending ----------------------------------------------------------------------------------
 

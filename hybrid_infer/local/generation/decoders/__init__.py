@@ -58,6 +58,11 @@ class Decoder(Protocol):
         """Keys and values of the answers under way."""
         ...
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the next token of an answer may be a piece among those of prompts, and costs little."""
+        ...
+
     def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """Compute pieces of prompts, each of another row.
 

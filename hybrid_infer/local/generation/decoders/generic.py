@@ -28,6 +28,8 @@ class Generic:
         InsufficientMemoryError: its layers do not fit the devices that share it.
     """
 
+    mixes = False
+
     def __init__(self, path: Path, placement: Placement) -> None:
         self.device = torch.device(placement.device)
         check_shipped(path)

@@ -27,6 +27,8 @@ class Llama:
         config: its config.json.
     """
 
+    mixes = False
+
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device, dtype = weights.device, weights.dtype
         shape = self._shape = Shape.of(config)

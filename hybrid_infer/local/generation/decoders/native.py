@@ -74,6 +74,8 @@ class NativeLlama:
         config: its config.json.
     """
 
+    mixes = True  # a pass reads all weights, however many tokens it has
+
     def __init__(self, kernels: ctypes.CDLL, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device
         shape = self._shape = Shape.of(config)

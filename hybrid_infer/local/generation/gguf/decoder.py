@@ -169,6 +169,8 @@ class GgufDecoder:
         cache: keys and values of the answers under way.
     """
 
+    mixes = False
+
     def __init__(self, model: GgufModel, num_threads: int) -> None:
         self.device = torch.device("cpu")
         self.cache = GgufRows(model, num_threads)

@@ -61,7 +61,8 @@ class FakeDecoder:
 
     device = torch.device("cpu")
 
-    def __init__(self):
+    def __init__(self, *, mixes):
+        self.mixes = mixes
         self.rows = {}
         self.steps = []
         self.pieces = []
@@ -113,9 +114,9 @@ class FakeDecoder:
         return logits
 
 
-@pytest.fixture
-def decoder():
-    return FakeDecoder()
+@pytest.fixture(params=[False, True], ids=["apart", "mixed"])
+def decoder(request):
+    return FakeDecoder(mixes=request.param)
 
 
 @pytest.fixture
