@@ -180,7 +180,9 @@ class DecodeLoop:
         left = self._batch.prompt_tokens_left
         if not left:
             return 0, 0.0, 0
-        size = self._schedule.prefill_size(left, is_alone=not self._batch.num_answers)
+        size = self._schedule.prefill_size(
+            left, is_alone=not self._batch.num_answers, is_mixed=self._decoder.mixes
+        )
         started = self._clock()
         beside = self._batch.prefill(size)
         return size, self._clock() - started, beside

@@ -2,7 +2,8 @@
 
 Requests are admitted in the order in which they came; the first that does not fit keeps the others
 back, so that a long one is never passed over for ever. What is admitted is decoded in every step.
-Between two steps a piece of one prompt is computed, which takes about as long as a step.
+Between two steps a piece of the prompts is computed, which takes about as long as a step; or with a step, where
+the decoder can.
 """
 
 from __future__ import annotations
@@ -124,17 +125,19 @@ class Schedule(Generic[JobT]):
             return job
         return None
 
-    def prefill_size(self, tokens_left: int, *, is_alone: bool) -> int:
-        """How many tokens of a prompt to compute at once.
+    def prefill_size(self, tokens_left: int, *, is_alone: bool, is_mixed: bool = False) -> int:
+        """How many tokens of prompts to compute at once.
 
         Args:
-            tokens_left: of that prompt.
+            tokens_left: of the prompts.
             is_alone: whether no answer waits for its next token meanwhile.
+            is_mixed: whether answers get it in the same pass: that pass may take as long as a piece
+                and a step after it do otherwise.
         """
         size = self._limits.prefill_tokens
         if not is_alone and self._prompt_token_seconds > 0.0:
             beside = int(self._step_seconds / self._prompt_token_seconds)
-            size = min(size, max(beside, MIN_PREFILL_TOKENS))
+            size = min(size, max(beside, MIN_PREFILL_TOKENS) * (2 if is_mixed else 1))
         return min(tokens_left, size)
 
     def measured(self, tokens: int, seconds: float) -> None:

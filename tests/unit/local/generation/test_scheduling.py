@@ -77,6 +77,7 @@ def test_a_piece_of_a_prompt_takes_about_as_long_as_a_step_of_the_others():
     schedule.measured(8, 0.1)
     assert schedule.prefill_size(1000, is_alone=True) == 256
     assert schedule.prefill_size(1000, is_alone=False) == 100
+    assert schedule.prefill_size(1000, is_alone=False, is_mixed=True) == 200
     assert schedule.prefill_size(40, is_alone=False) == 40
     for _ in range(100):
         schedule.measured(8, 0.001)
