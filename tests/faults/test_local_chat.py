@@ -235,7 +235,8 @@ from hybrid_infer import HybridClient
 from hybrid_infer.errors import EngineClosedError
 
 def ask(client):
-    return client.chat_completion("hello", max_tokens=3, deadline=30).choices[0].message.content
+    made = client.chat_completion("hello", max_tokens=3, temperature=0, deadline=30)
+    return made.choices[0].message.content
 
 def open_client():
     return HybridClient(policy="local-only", profile="tiny")
