@@ -62,8 +62,14 @@ def _own_folders(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_lock():
-    """Tests stage other files as one commit; what one trusts is no business of the next."""
-    (Path(os.environ["HYBRID_INFER_CACHE_DIR"]) / "models.lock").unlink(missing_ok=True)
+    """Tests stage other files as one commit; what one trusts is no business of the next.
+
+    Nor is it of what a whole module shares, which is made before this.
+    """
+    lock = Path(os.environ["HYBRID_INFER_CACHE_DIR"]) / "models.lock"
+    lock.unlink(missing_ok=True)
+    yield
+    lock.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
