@@ -11,7 +11,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hybrid_infer.client.switching import Switching
 from hybrid_infer.datatypes.embeddings import Embeddings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WINDOW_TEXTS = 8192  # seconds of work for a processor, and some megabytes of vectors
 WINDOW_CHARACTERS = 4 << 20
 _ItemT = TypeVar("_ItemT")
+_ClientT = TypeVar("_ClientT")
 
 
 class WindowCutter:
@@ -104,8 +105,8 @@ class AsyncClient(Protocol):
         """See `AsyncHybridClient.verify`."""
 
 
-class WindowedEmbedder:
-    """Embeds window after window, all of one space.
+class _Windowed(Generic[_ClientT]):
+    """What both kinds of client need to embed window after window, all of one space.
 
     Args:
         client: whose ``embed`` and ``verify`` are called.
@@ -118,7 +119,7 @@ class WindowedEmbedder:
 
     def __init__(
         self,
-        client: Client,
+        client: _ClientT,
         model: str,
         switching: Switching,
         *,
@@ -129,6 +130,10 @@ class WindowedEmbedder:
         self._client, self._model, self.switching = client, model, switching
         self._options = (normalize, truncate)
         self._deadline = deadline
+
+
+class WindowedEmbedder(_Windowed[Client]):
+    """Embeds window after window, all of one space."""
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Embed one window.
@@ -156,22 +161,8 @@ class WindowedEmbedder:
             return None
 
 
-class AsyncWindowedEmbedder:
+class AsyncWindowedEmbedder(_Windowed[AsyncClient]):
     """`WindowedEmbedder`, awaited."""
-
-    def __init__(
-        self,
-        client: AsyncClient,
-        model: str,
-        switching: Switching,
-        *,
-        normalize: bool = True,
-        truncate: bool = True,
-        deadline: float | None = None,
-    ) -> None:
-        self._client, self._model, self.switching = client, model, switching
-        self._options = (normalize, truncate)
-        self._deadline = deadline
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """See `WindowedEmbedder.embed`."""

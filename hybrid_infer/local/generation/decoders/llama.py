@@ -130,10 +130,14 @@ class Llama:
     def _attend(
         self, share: Share, layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
-        keys, values = share.write(layer, key, value)
+        return self._attend_newest(query, share.write(layer, key, value), share.mask)
+
+    def _attend_newest(self, query: Tensor, held: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Attention of each row's newest token to all keys and values of that row."""
+        keys, values = held
         # The query heads of one key head attend as if they were several tokens: no copies.
         grouped = query.view(len(query), self._shape.num_kv_heads, -1, self._shape.head_dim)
-        mixed = functional.scaled_dot_product_attention(grouped, keys, values, share.mask)
+        mixed = functional.scaled_dot_product_attention(grouped, keys, values, mask)
         return mixed.reshape(query.shape)
 
     def _hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hybrid_infer.local.generation.cache import Span
 from hybrid_infer.local.generation.decoders.llama import Llama
@@ -61,21 +60,14 @@ class RecordedLlama(Llama):
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             mixed = [
-                self._attend_span(
-                    span.written(layer, places[edge], key[edge], value[edge]), query[edge], mask
+                self._attend_newest(
+                    query[edge], span.written(layer, places[edge], key[edge], value[edge]), mask
                 )
                 for span, edge, mask in zip(spans, edges, masks, strict=True)
             ]
             return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
         return self._logits(self._hidden(tokens, held, attend))
-
-    def _attend_span(self, held: tuple[Tensor, Tensor], query: Tensor, mask: Tensor) -> Tensor:
-        keys, values = held
-        # The query heads of one key head attend as if they were several tokens: no copies.
-        grouped = query.view(len(query), self._shape.num_kv_heads, -1, self._shape.head_dim)
-        mixed = functional.scaled_dot_product_attention(grouped, keys, values, mask)
-        return mixed.reshape(query.shape)
 
 
 def _inputs(
