@@ -6,6 +6,7 @@ import pytest
 from hybrid_infer import HybridClient
 from hybrid_infer.local.embedding.encoders import load_encoder
 from hybrid_infer.local.embedding.encoders.families import PackedEncoder
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.facts import snapshot_facts
@@ -68,7 +69,7 @@ def test_the_generic_path_agrees_with_the_packed_one(alias):
     packed = load_encoder(path, snapshot_facts(path), placement)
     assert isinstance(packed, PackedEncoder)
     generic = GenericEncoder(path, placement)
-    sequences = [np.array(ids, np.int32) for ids in ([5, 9, 40, 41, 6], [5, 70, 6])]
+    sequences = Tokens.of([[5, 70, 6], [5, 9, 40, 41, 6], [5, 6]])
     for normalize in (True, False):
         import torch
 

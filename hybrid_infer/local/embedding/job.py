@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
-from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths, RequestTexts
+from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
@@ -45,19 +45,20 @@ class EmbedJob:
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
 
-    def put(self, indices: list[int], rows: NDArray[np.float32]) -> None:
+    def put(self, source: Slice, places: list[int], rows: NDArray[np.float32]) -> None:
         """Store the rows of sequences; the last ones answer the caller.
 
         Args:
-            indices: which sequences.
+            source: to what they belong.
+            places: which of its sequences.
             rows: ``(sequences, dim)``.
         """
+        indices = [source.indices[place] for place in places]
         with self._lock:
             if self._vectors is None:
                 self._left = self.texts.num_sequences
                 self._vectors = new_vectors(self._left, rows.shape[1])
             self._vectors[indices] = rows
-            self.texts.forget(indices)
             self._left -= len(indices)
             if self._left:
                 return
@@ -95,11 +96,11 @@ def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
 
 def tokenize_jobs(
     tokenizer: TextTokenizer, jobs: Sequence[EmbedJob]
-) -> list[tuple[EmbedJob, Lengths]]:
+) -> list[tuple[EmbedJob, Slice]]:
     """Tokenise the next slice of each job, all in one go; a job that this fails for gets its error.
 
     Returns:
-        ``(index, tokens)`` of each new sequence of each job that goes on.
+        The new sequences of each job that goes on.
     """
     slices = [job.texts.next_slice() for job in jobs]
     try:
@@ -109,10 +110,12 @@ def tokenize_jobs(
             return [done for job in jobs for done in tokenize_jobs(tokenizer, [job])]
         jobs[0].fail(as_local_error("tokenising", error))
         return []
+    counts = list(map(len, slices))
+    cut = tokenized.cut
     done, stop = [], 0
-    for job, part in zip(jobs, slices, strict=True):
-        start, stop = stop, stop + len(part)
-        own = TokenizedTexts(tokenized.ids[start:stop], tokenized.truncated[start:stop])
+    for job, count, tokens in zip(jobs, counts, tokenized.ids.split(counts), strict=True):
+        start, stop = stop, stop + count
+        own = TokenizedTexts(tokens, [place - start for place in cut if start <= place < stop])
         try:
             done.append((job, job.texts.take_tokens(own, tokenizer.max_seq_length)))
         except HybridInferError as error:

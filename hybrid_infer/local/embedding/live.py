@@ -7,8 +7,9 @@ from concurrent.futures import Future
 
 from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.local.embedding.admission import Admission, Claim
-from hybrid_infer.local.embedding.batching import Entry
+from hybrid_infer.local.embedding.batching import Share
 from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.texts import Slice
 
 
 class Live:
@@ -47,15 +48,13 @@ class Live:
         self._admission.release_all(claim)
         return job
 
-    def computed(self, batch: Sequence[Entry[EmbedJob]], seconds: float) -> int:
+    def computed(self, batch: Sequence[Share[EmbedJob, Slice]], seconds: float) -> int:
         """A batch does not wait any more; its tokens."""
-        own_lengths: dict[EmbedJob, list[int]] = {}
-        for entry in batch:
-            own_lengths.setdefault(entry.owner, []).append(entry.length)
-        for owner, lengths in own_lengths.items():
-            live = self._claims.get(owner.future)
+        tokens = 0
+        for share in batch:
+            tokens += share.tokens
+            live = self._claims.get(share.owner.future)
             if live is not None:
-                self._admission.release(live[1], len(lengths), sum(lengths))
-        tokens = sum(map(sum, own_lengths.values()))
+                self._admission.release(live[1], len(share), share.tokens)
         self._admission.measured(tokens, seconds)
         return tokens

@@ -12,11 +12,11 @@ from functools import partial
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.errors import EngineClosedError
-from hybrid_infer.local.embedding.batching import Entry, Window
+from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
-from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Runner, share_of
+from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Batch, Lane, Runner, share_of
 from hybrid_infer.local.embedding.live import Live
-from hybrid_infer.local.embedding.texts import Lengths
+from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
 from hybrid_infer.local.waiting import too_late
 
@@ -62,7 +62,7 @@ class Scheduler:
         self,
         name: str,
         runners: Sequence[Runner],
-        tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Lengths]]],
+        tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Slice]]],
         *,
         fills_batches: bool = False,
         max_texts: int = MAX_TEXTS,
@@ -80,7 +80,7 @@ class Scheduler:
         )
         self._can_share = can_share
         self._can_tokenize = self._condition()
-        self._window: Window[EmbedJob] = Window()
+        self._window: Window[EmbedJob, Slice] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
         self._live = Live(max_texts, max_tokens)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
@@ -113,12 +113,12 @@ class Scheduler:
         """Whether a request would be the only one; may be outdated when it is read."""
         return not self._live and not self.is_closed
 
-    def submit(self, job: EmbedJob, lengths: Lengths | None) -> None:
+    def submit(self, job: EmbedJob, tokenized: Slice | None) -> None:
         """Put a request in the queue.
 
         Args:
             job: the request.
-            lengths: ``(index, tokens)`` of its sequences, if they are tokenised already.
+            tokenized: its sequences, if they are tokenised already.
 
         Raises:
             EngineClosedError: closed, died too often, or belongs to a parent process.
@@ -131,15 +131,18 @@ class Scheduler:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("batch")
-            self._ensure_threads(needs_tokens=lengths is None)
+            self._ensure_threads(needs_tokens=tokenized is None)
             self._live.admit(job)
-            if lengths is None:
+            if tokenized is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
             else:
-                self._window.add(job, job.texts.request.normalize, lengths)
+                self._add(job, tokenized)
                 self._wake()
         job.future.add_done_callback(self._leave)
+
+    def _add(self, job: EmbedJob, part: Slice) -> None:
+        self._window.add(job, job.texts.request.normalize, part, part.tokens.lengths)
 
     def _ensure_threads(self, *, needs_tokens: bool) -> None:
         for lane in (self._whole, *self._shares):
@@ -180,7 +183,7 @@ class Scheduler:
             if batch:
                 lane.is_busy = True
                 self._watchdog.begin(lane.task)
-            self._busy_with[lane.task] = list({entry.owner: None for entry in batch})
+            self._busy_with[lane.task] = list({share.owner: None for share in batch})
             if self._untokenized:
                 self._can_tokenize.notify()
         for job in late:
@@ -189,7 +192,7 @@ class Scheduler:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
             self._computed(lane, batch)
             if lane is not self._whole:
-                self._let_callers_ask(len({entry.owner for entry in batch}))
+                self._let_callers_ask(len({share.owner for share in batch}))
         return True
 
     def _let_callers_ask(self, callers: int) -> None:
@@ -200,7 +203,7 @@ class Scheduler:
                     return
             time.sleep(0)
 
-    def _take(self, lane: Lane, late: list[EmbedJob]) -> list[Entry[EmbedJob]]:
+    def _take(self, lane: Lane, late: list[EmbedJob]) -> Batch:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
 
         def is_wanted(job: EmbedJob) -> bool:
@@ -233,7 +236,7 @@ class Scheduler:
             self._can_share.notify()
         return batch
 
-    def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
+    def _computed(self, lane: Lane, batch: Batch) -> None:
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
@@ -241,7 +244,7 @@ class Scheduler:
             waiting = len(self._window)
             tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:
-            self._on_batch(len(batch), tokens, seconds, waiting)
+            self._on_batch(sum(map(len, batch)), tokens, seconds, waiting)
 
     # The tokenising thread -------------------------------------------------------------------
 
@@ -262,9 +265,9 @@ class Scheduler:
         done = self._tokenize(wanted) if wanted else []
         with self._lock:
             self._busy_with.pop("tokenize", None)
-            for job, lengths in done:
+            for job, tokenized in done:
                 if not job.is_done:
-                    self._window.add(job, job.texts.request.normalize, lengths)
+                    self._add(job, tokenized)
                     if not job.texts.is_tokenized:
                         self._untokenized[job] = None
             self._wake()

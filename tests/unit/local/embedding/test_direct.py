@@ -19,6 +19,7 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
+from hybrid_infer.local.embedding.tokens import Tokens
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
 TROUBLE = {
@@ -36,7 +37,8 @@ class FakeTokenizer:
         if "!break" in texts:
             raise RuntimeError("boom")
         ids = [[ord(c) for c in text][: self.max_seq_length] for text in texts]
-        return TokenizedTexts(ids, [len(text) > self.max_seq_length for text in texts])
+        cut = [number for number, text in enumerate(texts) if len(text) > self.max_seq_length]
+        return TokenizedTexts(Tokens.of(ids), cut)
 
 
 class FakeEncoder:

@@ -24,6 +24,7 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.waiting import wait, wait_async
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
@@ -43,7 +44,8 @@ class FakeTokenizer:
         if "!exit while tokenising" in texts:
             raise SystemExit(1)
         ids = [[ord(c) for c in text][: self.max_seq_length] for text in texts]
-        return TokenizedTexts(ids, [len(text) > self.max_seq_length for text in texts])
+        cut = [number for number, text in enumerate(texts) if len(text) > self.max_seq_length]
+        return TokenizedTexts(Tokens.of(ids), cut)
 
 
 class FakeEncoder:
