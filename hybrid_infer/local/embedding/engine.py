@@ -118,10 +118,10 @@ class EmbeddingEngine:
                 self._computes_here.release()
         job = EmbedJob(texts, deadline, self.provenance)
         self._scheduler.submit(job, tokenized)
-        return wait(job.future, deadline, job.abandon)
+        return wait(job, deadline, job.cancel)
 
     def submit(self, request: EmbedRequest, deadline: Deadline) -> EmbedJob:
-        """Queue a request; its job's future gets the reply.
+        """Queue a request; its job gets the reply.
 
         Raises:
             OverloadedError: the queue is full.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +10,17 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
+from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
 
 
-class EmbedJob:
+class EmbedJob(Answer[EmbedReply]):
     """One request that other threads compute.
 
-    Rows are written into one array as batches finish, and the last one resolves the future.
+    Rows are written into one array as batches finish, and with the last one it has its reply.
 
     Args:
         texts: what to embed.
@@ -31,17 +29,15 @@ class EmbedJob:
 
     Attributes:
         texts: what to embed.
-        future: gets the reply or a typed error, once.
     """
 
-    __slots__ = ("_left", "_lock", "_provenance", "_vectors", "deadline", "future", "texts")
+    __slots__ = ("_left", "_provenance", "_vectors", "deadline", "texts")
 
     def __init__(self, texts: RequestTexts, deadline: Deadline, provenance: Provenance) -> None:
+        super().__init__()
         self.texts = texts
         self.deadline = deadline
-        self.future: Future[EmbedReply] = Future()
         self._provenance = provenance
-        self._lock = threading.Lock()  # several lanes put rows
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
 
@@ -54,7 +50,7 @@ class EmbedJob:
             rows: ``(sequences, dim)``.
         """
         indices = [source.indices[place] for place in places]
-        with self._lock:
+        with self._lock:  # several lanes put rows
             if self._vectors is None:
                 self._left = self.texts.num_sequences
                 self._vectors = new_vectors(self._left, rows.shape[1])
@@ -62,24 +58,7 @@ class EmbedJob:
             self._left -= len(indices)
             if self._left:
                 return
-        with suppress(InvalidStateError):  # the caller left in this very moment
-            self.future.set_result(self.texts.reply(self._vectors, self._provenance))
-
-    # Ending ----------------------------------------------------------------------------------
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has its answer, or nobody waits for one."""
-        return self.future.done()
-
-    def fail(self, error: HybridInferError) -> None:
-        """Answer with an error, unless there is an answer."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-    def abandon(self) -> None:
-        """The caller has gone: what is not computed yet never will be."""
-        self.future.cancel()
+        self.give(self.texts.reply(self._vectors, self._provenance))
 
 
 def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:

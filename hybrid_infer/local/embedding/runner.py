@@ -130,7 +130,7 @@ def not_a_number(provenance: Provenance) -> LocalEngineError:
 
 def _unanswered(part: Batch) -> Batch:
     """What of it somebody still waits for."""
-    return [share for share in part if not share.owner.is_done]
+    return [share for share in part if not share.owner.done()]
 
 
 def _num_texts(part: Batch) -> int:

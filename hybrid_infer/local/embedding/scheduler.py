@@ -6,11 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 
 from hybrid_infer.datatypes.deadline import Clock
-from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
@@ -42,7 +40,7 @@ class Scheduler:
     Threads start when they are needed, wait on conditions, never poll, and are replaced when they
     die; the requests that they were busy with get a typed error.
 
-    No future is resolved while the lock is held: a future's callbacks may call back.
+    No request is answered while the lock is held: its callbacks may call back.
 
     Args:
         name: of the threads.
@@ -139,7 +137,7 @@ class Scheduler:
             else:
                 self._add(job, tokenized)
                 self._wake()
-        job.future.add_done_callback(self._leave)
+        job.add_done_callback(self._leave)
 
     def _add(self, job: EmbedJob, part: Slice) -> None:
         self._window.add(job, job.texts.request.normalize, part, part.tokens.lengths)
@@ -152,17 +150,18 @@ class Scheduler:
 
     def _wake(self) -> None:
         """Wake a lane that may have a turn."""
-        if any(lane.is_busy for lane in self._shares):
-            self._can_share.notify()
-        else:
-            self._whole.can_start.notify()
+        for lane in self._shares:
+            if lane.is_busy:
+                self._can_share.notify()
+                return
+        self._whole.can_start.notify()
 
-    def _leave(self, future: Future[EmbedReply]) -> None:
+    def _leave(self, job: EmbedJob) -> None:
         """Forget a request that has its answer, or that nobody waits for."""
         if self._owner != os.getpid():
             return
         with self._lock:
-            job = self._live.leave(future)
+            self._live.leave(job)
             self._window.discard(job)
             if self._untokenized.pop(job, job) is None:
                 self._wake()  # a lane may have waited for its tokens
@@ -207,7 +206,7 @@ class Scheduler:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
 
         def is_wanted(job: EmbedJob) -> bool:
-            if job.is_done:
+            if job.done():
                 return False
             if job.deadline.expired():
                 late.append(job)
@@ -261,12 +260,12 @@ class Scheduler:
         for job in jobs:
             if job.deadline.expired():
                 job.fail(too_late(job.deadline))
-        wanted = [job for job in jobs if not job.is_done]
+        wanted = [job for job in jobs if not job.done()]
         done = self._tokenize(wanted) if wanted else []
         with self._lock:
             self._busy_with.pop("tokenize", None)
             for job, tokenized in done:
-                if not job.is_done:
+                if not job.done():
                     self._add(job, tokenized)
                     if not job.texts.is_tokenized:
                         self._untokenized[job] = None

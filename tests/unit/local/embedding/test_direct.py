@@ -156,7 +156,7 @@ def test_a_caller_computes_nothing_while_others_wait(engine, encoder):
         second = other.submit(embed, engine, "second")
         encoder.gates["queued"].set()
         assert second.result(10).vectors.tolist() == [sums(["second"])]
-    assert queued.future.result(10).vectors.tolist() == [sums(["queued"])]
+    assert queued.result(10).vectors.tolist() == [sums(["queued"])]
     assert encoder.threads["second"].name.startswith("hybrid-infer-embed")
 
 
@@ -217,4 +217,4 @@ def test_an_empty_request_is_refused(engine):
     with pytest.raises(LocalEngineError, match="nothing"):
         embed(engine)
     with pytest.raises(LocalEngineError, match="nothing"):
-        engine.submit(EmbedRequest(SPEC, ()), Deadline(10)).future.result(10)
+        engine.submit(EmbedRequest(SPEC, ()), Deadline(10)).result(10)

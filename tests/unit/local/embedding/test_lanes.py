@@ -76,7 +76,7 @@ def engine(encoder):
 
 
 def submit(engine, *texts):
-    return engine.submit(EmbedRequest(SPEC, texts), Deadline(10)).future
+    return engine.submit(EmbedRequest(SPEC, texts), Deadline(10))
 
 
 def sums(texts):

@@ -35,7 +35,7 @@ class Runner:
             share.owner.texts.num_left -= len(share)
             if not share.owner.texts.num_left:
                 with suppress(Exception):  # it has been abandoned
-                    share.owner.future.set_result(None)
+                    share.owner.give(None)
 
 
 def job(num_slices, tokens_of_a_slice):
@@ -98,7 +98,7 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
         stays = min(scheduler._untokenized, key=scheduler._window.tokens_of)
     for one in long:
         if one is not stays:
-            one.abandon()
+            one.cancel()
     runner.gate.set()
     for one in (*short, stays):
-        one.future.result(PATIENCE_SECONDS)
+        one.result(PATIENCE_SECONDS)
