@@ -49,6 +49,9 @@ class EmbedJob(Answer[EmbedReply]):
             places: which of its sequences.
             rows: ``(sequences, dim)``.
         """
+        if self.texts.num_sequences == 1:
+            self.give(self.texts.reply(rows.copy(), self._provenance))  # the batch's are many more
+            return
         indices = [source.indices[place] for place in places]
         with self._lock:  # several lanes put rows
             if self._vectors is None:

@@ -84,6 +84,9 @@ class Scheduler:
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
         self._watchdog = Watchdog(clock)
         self._crew = Crew(name, self._bury)
+        self._steps = {
+            lane.task: partial(self._compute_next, lane) for lane in (self._whole, *self._shares)
+        }
         self._busy_with: dict[str, list[EmbedJob]] = {}
         self._is_closed = False
         self._owner = os.getpid()
@@ -143,8 +146,8 @@ class Scheduler:
         self._window.add(job, job.texts.request.normalize, part, part.tokens.lengths)
 
     def _ensure_threads(self, *, needs_tokens: bool) -> None:
-        for lane in (self._whole, *self._shares):
-            self._crew.ensure(lane.task, partial(self._compute_next, lane))
+        for task, step in self._steps.items():
+            self._crew.ensure(task, step)
         if needs_tokens:
             self._crew.ensure("tokenize", self._tokenize_next)
 
