@@ -112,12 +112,8 @@ class PackedEncoder:
             shape.block(sequences, is_gpu=True),
             lambda block: self._pooled(shape.packed(block), normalize=normalize),
         )
-        # Into memory that the system cannot move, and that torch keeps: fresh pages would have to be made.
-        vectors = torch.empty((len(sequences), pooled.shape[1]), pin_memory=True)
-        vectors.copy_(pooled[: len(sequences)], non_blocking=True)
-        self._own.stream.synchronize()
-        found: NDArray[np.float32] = vectors.numpy()
-        return found
+        vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
+        return vectors
 
     def _encode_sorted(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """Longest first, so that those of similar lengths attend together; rows as they were given."""

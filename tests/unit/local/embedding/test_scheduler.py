@@ -112,9 +112,10 @@ def test_on_a_gpu_a_crowd_waits_for_the_lane_that_computes_and_shares_its_next_b
     for one in [job(1, 5) for _ in range(callers)]:
         scheduler._live.admit(one)
         scheduler._add(one, Slice([0], Tokens(NO_IDS, [5])))
-    if callers < CROWD:
-        assert len(scheduler._take(free, [])) == callers
-        return
-    assert scheduler._take(free, []) == []
-    busy.is_busy = False
-    assert len(scheduler._take(busy, [])) == callers
+    with scheduler._lock:
+        if callers < CROWD:
+            assert len(scheduler._take(free, [])) == callers
+            return
+        assert scheduler._take(free, []) == []
+        busy.is_busy = False
+        assert len(scheduler._take(busy, [])) == callers
