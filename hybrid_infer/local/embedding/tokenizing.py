@@ -34,7 +34,6 @@ class TextTokenizer:
 
     Attributes:
         max_seq_length: tokens per text.
-        is_quick: whether a short text takes less time than to hand it to another thread.
 
     Raises:
         ModelIntegrityError: tokenizer.json is damaged.
@@ -58,7 +57,6 @@ class TextTokenizer:
         self._native = native_tokenizer(self._tokenizer, max_seq_length)
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length)
-        self.is_quick = self._native is not None
         self.max_seq_length = max_seq_length
         self._prompt = prompt
 

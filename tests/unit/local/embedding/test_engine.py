@@ -32,7 +32,6 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
 class FakeTokenizer:
     max_seq_length = 8
-    is_quick = False
 
     def __init__(self):
         self.slices = []

@@ -30,7 +30,6 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
 class FakeTokenizer:
     max_seq_length = 8
-    is_quick = False
 
     def __call__(self, texts):
         return TokenizedTexts(Tokens.of([ord(c) for c in text] for text in texts), ())
