@@ -59,6 +59,7 @@ CORES = os.cpu_count() or 1
 KEY = "benchmark"
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # it would only make the end longer
     "HYBRID_INFER_SERVER_KEY": KEY,
 }

@@ -186,6 +186,7 @@ def test_behind_haproxy_it_asks_for_a_key_and_when_it_is_gone_the_engine_here_an
     variables = {
         "HYBRID_INFER_SERVER_KEY": KEY,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
     cluster = _cluster.ClusterProcess(2, variables)

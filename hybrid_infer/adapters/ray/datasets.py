@@ -81,7 +81,11 @@ def embed_dataset(
     num_cpus: float = 2,
     num_gpus: float | None = None,
     batch_rows: int = BATCH_ROWS,
-    **client_arguments: Any,
+    profile: str | None = None,
+    policy: str | None = None,
+    models: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Dataset:
     """A dataset with a column ``embedding``, computed by actors that hold an engine each.
 
@@ -98,8 +102,11 @@ def embed_dataset(
         num_cpus: cores of an actor, of which its engine makes as many threads; 1 or less is one.
         num_gpus: of an actor; None: as `ServeArguments` has it.
         batch_rows: rows of one ``embed`` call.
-        client_arguments: of `HybridClient`: ``profile``, ``policy``, ``models``, ``device``, ``dtype``,
-            as `ServeArguments` has them.
+        profile: of the actors' clients, as are the next four; see `ServeArguments`.
+        policy: ``local-only`` by default.
+        models: path of a models.yaml, on every machine that runs an actor.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        dtype: ``auto`` or a dtype's name.
 
     Returns:
         The columns of `dataset`, and ``embedding``, a fixed-size list of float32 of the model's
@@ -109,7 +116,10 @@ def embed_dataset(
         ConfigError: an argument, models.yaml or a variable is wrong.
         InvalidRequestError: there is no such model.
     """
-    arguments = ServeArguments.checked(num_cpus=num_cpus, num_gpus=num_gpus, **client_arguments)
+    arguments = ServeArguments.checked(
+        num_cpus=num_cpus, num_gpus=num_gpus, profile=profile, policy=policy, models=models,
+        device=device, dtype=dtype,
+    )  # fmt: skip
     of_client = arguments.client_arguments()
     registry = registry_of(of_client)
     spec = registry.resolve("embeddings", model)

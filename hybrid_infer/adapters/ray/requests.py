@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hybrid_infer.server.errors import ErrorAnswer
 from hybrid_infer.server.gate import REQUEST_ID, error_headers
+from hybrid_infer.server.options import is_loopback_address
 from hybrid_infer.server.work import CONNECTION, UntilGone
 
 _NO_KEY = ErrorAnswer(
@@ -69,7 +68,7 @@ class Proxied:
 
 def _is_loopback(scope: Scope) -> bool:
     client = scope.get("client")
-    return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    return client is not None and is_loopback_address(client[0])
 
 
 async def _refuse(send: Send, answer: ErrorAnswer) -> None:
