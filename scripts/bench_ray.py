@@ -187,11 +187,14 @@ def one_replica(table: Table, name: str, ray: ClusterProcess, repeats: int, seco
     here.stop()
     there.stop()
     plain, served = (statistics.median(seen) for seen in rates.values())
+    # Of rounds side by side: the machine changes from minute to minute, and both with it.
+    ratio = statistics.median(b / a for a, b in zip(*rates.values(), strict=True))
     table.add(
         f"{name}: one replica, {CALLERS} callers, requests of {TEXTS} texts",
         f"≥ {LEAST_RATIO} of as many callers in the engine's process",
-        f"{served:,.0f} texts/s beside {plain:,.0f}, {served / plain:.2f}",
-        good=served >= LEAST_RATIO * plain,
+        f"{served:,.0f} texts/s beside {plain:,.0f}; {ratio:.2f} in the median of "
+        f"{repeats} rounds side by side",
+        good=ratio >= LEAST_RATIO,
     )
     alone = 1e3 * spent["engine"] / requests["engine"]
     each = {kind: 1e3 * spent[kind] / requests["cluster"] for kind in CLUSTER_KINDS}
@@ -212,8 +215,8 @@ def several(table: Table, seconds: float, counts: Sequence[int]) -> None:
             time.sleep(SETTLING_SECONDS)
             callers = {"clients": CALLERS * count}
             load.ask("closed", seconds=2.0, **callers)
-            rate = load.ask("closed", seconds=seconds, **callers)["rate"]
-            taken = sorted(load.ask("open", rate=LOAD_SHARE * rate, seconds=4 * seconds)["taken"])
+            rate = load.ask("closed", seconds=2 * seconds, **callers)["rate"]
+            taken = sorted(load.ask("open", rate=LOAD_SHARE * rate, seconds=10 * seconds)["taken"])
             load.stop()
         service = count / rate
         told = capacity.latency_seconds(capacity.Load(LOAD_SHARE * rate, service), count)
@@ -313,8 +316,8 @@ def main() -> None:
     """Measure everything and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one round")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of one round")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--texts", type=int, default=20_000)
