@@ -37,6 +37,11 @@ class Peer:
             env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": _python_path()},
         )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def seconds(self, do: str, **options: Any) -> float:
         """Have a command done; the seconds that it took."""
         return float(self.ask(do, **options)["seconds"])

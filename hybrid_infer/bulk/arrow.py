@@ -122,15 +122,21 @@ def unified(schema: bytes | None, table: Any) -> bytes:
     return bytes(both.serialize())
 
 
+def with_vectors(table: Any, vectors: NDArray[np.float32]) -> Any:
+    """`table` and a column of vectors, float32 ``(n, dim)``: a fixed-size list."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return table.append_column(EMBEDDING, column)
+
+
 @_explained("a part cannot be written")
 def write_part(path: Path, table: Any, vectors: NDArray[np.float32]) -> None:
     """Write the columns of a window with its vectors, float32 ``(n, dim)``, as a stream of Arrow."""
     import pyarrow as pa
 
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    whole = table.append_column(
-        EMBEDDING, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    )
+    whole = with_vectors(table, vectors)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema) as writer:
         writer.write_table(whole)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from hybrid_infer import __version__
 from hybrid_infer.client.aio import AsyncHybridClient
+from hybrid_infer.observers import combine
+from hybrid_infer.registry import load_registry
 from hybrid_infer.server.describing import DescribedApp
 from hybrid_infer.server.gate import Gate
 from hybrid_infer.server.metrics import Metrics
@@ -46,3 +49,24 @@ def create_app(
         described.router.routes.extend(family.router.routes)
     app = Application(described.routes, service, described.openapi, lifespan)
     return Gate(app, options, service)
+
+
+def new_app(options: ServerOptions, client_arguments: Mapping[str, Any]) -> Gate:
+    """`create_app` around a client of its own.
+
+    Args:
+        options: who may ask.
+        client_arguments: of `AsyncHybridClient`; the limits are those of its models.yaml.
+
+    Raises:
+        ConfigError: an argument of the client is wrong.
+    """
+    registry = load_registry(
+        client_arguments.get("models"),
+        profile=client_arguments.get("profile"),
+        base_url=client_arguments.get("base_url"),
+    )
+    statistics, metrics = Statistics(), Metrics()
+    observer = combine(statistics, metrics.observer)
+    client = AsyncHybridClient(**client_arguments, on_event=observer)
+    return create_app(client, options, registry.settings.server, statistics, metrics)

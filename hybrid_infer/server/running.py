@@ -7,14 +7,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hybrid_infer.client.aio import AsyncHybridClient
-from hybrid_infer.observers import combine
-from hybrid_infer.registry import load_registry
-from hybrid_infer.server.app import create_app
+from hybrid_infer.server.app import new_app
 from hybrid_infer.server.lifecycle import HybridServer
-from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.options import ServerOptions
-from hybrid_infer.server.statistics import Statistics
 
 
 def run(
@@ -34,14 +29,6 @@ def run(
     Raises:
         ConfigError: an argument of the client is wrong.
     """
-    registry = load_registry(
-        client_arguments.get("models"),
-        profile=client_arguments.get("profile"),
-        base_url=client_arguments.get("base_url"),
-    )
-    limits, statistics, metrics = registry.settings.server, Statistics(), Metrics()
-    observer = combine(statistics, metrics.observer)
-    client = AsyncHybridClient(**client_arguments, on_event=observer)
-    app = create_app(client, options, limits, statistics, metrics)
-    server = HybridServer(app, options, limits, on_ready)
+    app = new_app(options, client_arguments)
+    server = HybridServer(app, options, app.service.limits, on_ready)
     asyncio.run(server.serve(sockets=[listening]))

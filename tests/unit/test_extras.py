@@ -10,6 +10,7 @@ EXTRAS = {
     "adapters.langchain": ("langchain_core", "langchain"),
     "adapters.llama_index": ("llama_index", "llama-index"),
     "adapters.llm": ("llm", "llm"),
+    "adapters.ray": ("ray", "ray"),
     "observers.prometheus": ("prometheus_client", "metrics"),
     "observers.otel": ("opentelemetry", "otel"),
 }
@@ -44,6 +45,6 @@ except ImportError as error:
     assert 'pip install "hybrid-infer[llm-interface]"' in done.stdout
 
 
-@pytest.mark.parametrize("extra", ["langchain", "llama-index", "llm", "metrics", "otel"])
+@pytest.mark.parametrize("extra", ["langchain", "llama-index", "llm", "metrics", "otel", "ray"])
 def test_every_extra_that_is_named_exists(extra):
     assert extra in metadata("hybrid-infer").get_all("Provides-Extra")
