@@ -20,6 +20,7 @@ from hybrid_infer.events import (
     Event,
     FellBack,
     ModelLoaded,
+    ModelUnloaded,
     RemoteQuarantined,
     Retried,
     StreamEnded,
@@ -37,6 +38,7 @@ except ImportError as missing:
 # Durations grow by half, sizes double, as those of text-embeddings-inference do.
 SECONDS = tuple(0.001 * 1.5**power for power in range(30))
 SIZES = tuple(float(2**power) for power in range(15))
+RATIOS = (0.0, *(2.0**-power for power in range(7, 0, -1)), 0.75)
 OTHER_MODELS = "other"
 
 
@@ -94,9 +96,18 @@ class PrometheusObserver:
         self._breaker = gauge("breaker_state", left_alone, "model", "backend")
         self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
         self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
+        self._loaded = gauge("models_loaded", "Local copies in memory", "model")
+        self._waits = histogram(
+            "queue_wait_seconds", "From a call to the start of its first batch", "model"
+        )
+        self._tokenize = histogram(
+            "tokenize_seconds", "Tokenising between one batch and the next", "model"
+        )
         self._forward = histogram("forward_seconds", "Computing one local batch", "model")
         self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)
+        padding = "Share of the tokens computed for a batch that belong to no text"
+        self._padding = histogram("batch_padding_ratio", padding, "model", buckets=RATIOS)
 
     def __call__(self, event: Event) -> None:
         """Count `event`."""
@@ -168,6 +179,11 @@ class PrometheusObserver:
     @_count.register
     def _(self, event: ModelLoaded) -> None:
         self._loads.labels(_model(event.model)).observe(event.load_seconds)
+        self._loaded.labels(_model(event.model)).inc()
+
+    @_count.register
+    def _(self, event: ModelUnloaded) -> None:
+        self._loaded.labels(_model(event.model)).dec()
 
     @_count.register
     def _(self, event: BatchComputed) -> None:
@@ -176,6 +192,12 @@ class PrometheusObserver:
         self._forward.labels(event.model).observe(event.forward_seconds)
         self._rows.labels(event.model).observe(event.rows)
         self._batch_tokens.labels(event.model).observe(event.tokens)
+        computed = event.tokens + event.padded_tokens
+        self._padding.labels(event.model).observe(event.padded_tokens / computed)
+        self._tokenize.labels(event.model).observe(event.tokenize_seconds)
+        waits = self._waits.labels(event.model)
+        for seconds in event.queue_wait_seconds:
+            waits.observe(seconds)
 
 
 def _call(asked: Asked, backend: str) -> tuple[str, str, str]:

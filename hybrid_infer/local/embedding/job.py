@@ -14,7 +14,7 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths, RequestTexts
-from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
+from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
 
@@ -32,14 +32,25 @@ class EmbedJob:
     Attributes:
         texts: what to embed.
         future: gets the reply or a typed error, once.
+        queued_at: when it was queued, until its first batch begins; None if nobody asks.
     """
 
-    __slots__ = ("_left", "_lock", "_provenance", "_vectors", "deadline", "future", "texts")
+    __slots__ = (
+        "_left",
+        "_lock",
+        "_provenance",
+        "_vectors",
+        "deadline",
+        "future",
+        "queued_at",
+        "texts",
+    )
 
     def __init__(self, texts: RequestTexts, deadline: Deadline, provenance: Provenance) -> None:
         self.texts = texts
         self.deadline = deadline
         self.future: Future[EmbedReply] = Future()
+        self.queued_at: float | None = None
         self._provenance = provenance
         self._lock = threading.Lock()  # several lanes put rows
         self._left = 0
@@ -93,9 +104,7 @@ def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
     return found
 
 
-def tokenize_jobs(
-    tokenizer: TextTokenizer, jobs: Sequence[EmbedJob]
-) -> list[tuple[EmbedJob, Lengths]]:
+def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[EmbedJob, Lengths]]:
     """Tokenise the next slice of each job, all in one go; a job that this fails for gets its error.
 
     Returns:

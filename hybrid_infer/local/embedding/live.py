@@ -47,8 +47,8 @@ class Live:
         self._admission.release_all(claim)
         return job
 
-    def computed(self, batch: Sequence[Entry[EmbedJob]], seconds: float) -> int:
-        """A batch does not wait any more; its tokens."""
+    def computed(self, batch: Sequence[Entry[EmbedJob]], seconds: float) -> None:
+        """A batch does not wait any more."""
         own_lengths: dict[EmbedJob, list[int]] = {}
         for entry in batch:
             own_lengths.setdefault(entry.owner, []).append(entry.length)
@@ -56,6 +56,4 @@ class Live:
             live = self._claims.get(owner.future)
             if live is not None:
                 self._admission.release(live[1], len(lengths), sum(lengths))
-        tokens = sum(map(sum, own_lengths.values()))
-        self._admission.measured(tokens, seconds)
-        return tokens
+        self._admission.measured(sum(map(sum, own_lengths.values())), seconds)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import NamedTuple
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.replies import EmbedReply
@@ -28,6 +29,22 @@ MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the c
 CROWD = 8  # requests; from here on they are tokenised together
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
+
+
+class BatchFacts(NamedTuple):
+    """What is known of a batch that was computed.
+
+    Attributes:
+        lengths: tokens of each of its sequences.
+        seconds: how long it took.
+        waiting: sequences that waited when it ended.
+        queue_waits: how long each request waited of which it is the first batch.
+    """
+
+    lengths: Sequence[int]
+    seconds: float
+    waiting: int = 0
+    queue_waits: tuple[float, ...] = (0.0,)
 
 
 class Scheduler:
@@ -55,7 +72,7 @@ class Scheduler:
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
-        on_batch: told each batch's texts, tokens and seconds, and how many texts wait.
+        on_batch: told of each batch that was computed; None: nothing is measured for it.
     """
 
     def __init__(
@@ -68,9 +85,9 @@ class Scheduler:
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
-        on_batch: Callable[[int, int, float, int], None] | None = None,
+        on_batch: Callable[[BatchFacts], None] | None = None,
     ) -> None:
-        self._tokenize, self._on_batch = tokenize, on_batch
+        self._tokenize, self._on_batch, self._clock = tokenize, on_batch, clock
         self._fills_batches = fills_batches
         self._lock = threading.Lock()
         can_share = threading.Condition(self._lock)
@@ -133,6 +150,8 @@ class Scheduler:
             self._watchdog.refuse_if_stuck("batch")
             self._ensure_threads(needs_tokens=lengths is None)
             self._live.admit(job)
+            if self._on_batch is not None:
+                job.queued_at = self._clock()
             if lengths is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
@@ -180,14 +199,16 @@ class Scheduler:
             if batch:
                 lane.is_busy = True
                 self._watchdog.begin(lane.task)
-            self._busy_with[lane.task] = list({entry.owner: None for entry in batch})
+            owners = list({entry.owner: None for entry in batch})
+            self._busy_with[lane.task] = owners
+            waits = () if self._on_batch is None else _first_waits(owners, self._clock())
             if self._untokenized:
                 self._can_tokenize.notify()
         for job in late:
             job.fail(too_late(job.deadline))
         if batch:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
-            self._computed(lane, batch)
+            self._computed(lane, batch, waits)
             if lane is not self._whole:
                 self._let_callers_ask(len({entry.owner for entry in batch}))
         return True
@@ -233,15 +254,16 @@ class Scheduler:
             self._can_share.notify()
         return batch
 
-    def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]]) -> None:
+    def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]], waits: tuple[float, ...]) -> None:
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
             seconds = self._watchdog.end(lane.task)
             waiting = len(self._window)
-            tokens = self._live.computed(batch, seconds)
+            self._live.computed(batch, seconds)
         if self._on_batch is not None:
-            self._on_batch(len(batch), tokens, seconds, waiting)
+            lengths = [entry.length for entry in batch]
+            self._on_batch(BatchFacts(lengths, seconds, waiting, waits))
 
     # The tokenising thread -------------------------------------------------------------------
 
@@ -315,3 +337,11 @@ class Scheduler:
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
         self._crew.join(JOIN_SECONDS)
+
+
+def _first_waits(jobs: Sequence[EmbedJob], now: float) -> tuple[float, ...]:
+    """How long each of `jobs` has waited whose first batch begins now."""
+    waits = tuple(now - job.queued_at for job in jobs if job.queued_at is not None)
+    for job in jobs:
+        job.queued_at = None
+    return waits

@@ -11,7 +11,7 @@ from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import ContextLengthError
 from hybrid_infer.local.embedding.encoders import TokenIds
-from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
+from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.vectors import new_vectors
 
 TEXTS_PER_SLICE = 1024
@@ -86,7 +86,7 @@ class RequestTexts:
 
     # Tokenising ------------------------------------------------------------------------------
 
-    def tokenize(self, tokenizer: TextTokenizer) -> Lengths:
+    def tokenize(self, tokenizer: Tokenizer) -> Lengths:
         """Tokenise the next slice of texts; the longest texts come first.
 
         Returns:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.wordpieces import native_tokenizer
 from hybrid_infer.local.native.wordpiece import CUT, REFUSED
@@ -26,6 +28,52 @@ class TokenizedTexts(NamedTuple):
     truncated: list[bool]
 
 
+class Tokenizer(Protocol):
+    """Turns texts into token ids; several threads may use it.
+
+    Attributes:
+        max_seq_length: tokens per text, special tokens included; None: no limit.
+        is_quick: whether a short text takes less time than to hand it to another thread.
+    """
+
+    max_seq_length: int | None
+    is_quick: bool
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise `texts`, in order."""
+        ...
+
+
+class Stopwatch:
+    """A tokenizer that notes how long it takes.
+
+    Args:
+        tokenizer: does the work.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, clock: Clock) -> None:
+        self._tokenizer, self._clock = tokenizer, clock
+        self.max_seq_length, self.is_quick = tokenizer.max_seq_length, tokenizer.is_quick
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """See `Tokenizer.__call__`."""
+        started = self._clock()
+        try:
+            return self._tokenizer(texts)
+        finally:
+            with self._lock:
+                self._seconds += self._clock() - started
+
+    def take_seconds(self) -> float:
+        """The time that it took since this was asked last."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class TextTokenizer:
     """A snapshot's tokenizer, cut at its model's limit. Never changed once made: threads share it.
 
@@ -33,10 +81,6 @@ class TextTokenizer:
         path: the snapshot's folder.
         max_seq_length: tokens per text, special tokens included; None: no limit.
         prompt: text put before every input.
-
-    Attributes:
-        max_seq_length: tokens per text.
-        is_quick: whether a short text takes less time than to hand it to another thread.
 
     Raises:
         ModelIntegrityError: tokenizer.json is damaged.

@@ -53,6 +53,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def num_places(self, lengths: Sequence[int]) -> int:
+        """How many tokens `encode` computes for sequences of `lengths` tokens, padding included."""
+        ...
+
 
 def load_encoder(path: Path, facts: SnapshotFacts, placement: Placement) -> Encoder:
     """The fastest encoder that computes exactly what the snapshot describes.

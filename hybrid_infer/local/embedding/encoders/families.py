@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import Direct, TokenIds, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk
+from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk, round_size
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
@@ -105,6 +105,14 @@ class PackedEncoder:
             return vectors
         with torch.cuda.stream(self._own.stream):
             return self._encode_on_gpu(sequences, normalize=normalize)
+
+    def num_places(self, lengths: Sequence[int]) -> int:
+        """See `Encoder.num_places`: sequences lie end to end, and some ways end on a round size."""
+        if self._means is not None:
+            return sum(lengths)
+        if self._trunk.device.type != "cuda":
+            return round_size(sum(lengths))
+        return Shape.around(np.array(lengths)).rows if self._is_recordable else sum(lengths)
 
     def _encode_on_gpu(
         self, sequences: Sequence[TokenIds], *, normalize: bool

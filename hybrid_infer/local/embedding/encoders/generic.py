@@ -54,3 +54,7 @@ class GenericEncoder:
                 features = module(features)
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors
+
+    def num_places(self, lengths: Sequence[int]) -> int:
+        """See `Encoder.num_places`: all are as long as the longest."""
+        return len(lengths) * max(lengths)
