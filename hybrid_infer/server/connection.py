@@ -74,6 +74,22 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether the request that is being answered is all here."""
         return self._answering is not None and not self._answering.more_body
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer to the request that is being answered has begun."""
+        return self._answering is not None and self._answering.response_started
+
+    def whole_body(self) -> bytes:
+        """The body of a request that is all here; once."""
+        cycle = cast("RequestResponseCycle", self._answering)
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def name_answer(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whoever gives it."""
+        cycle = cast("RequestResponseCycle", self._answering)
+        cycle.default_headers = [*cycle.default_headers, (name, value)]
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""
         super().connection_made(transport)
