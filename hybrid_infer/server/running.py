@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,4 +43,4 @@ def run(
     client = AsyncHybridClient(**client_arguments, on_event=observer)
     app = create_app(client, options, limits, statistics, metrics)
     server = HybridServer(app, options, limits, on_ready)
-    asyncio.run(server.serve(sockets=[listening]))
+    server.run(sockets=[listening])  # on uvloop where that is installed
