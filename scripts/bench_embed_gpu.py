@@ -65,7 +65,7 @@ class OnGpu(Ours):
             for text in TEXTS[first : len(TEXTS) // COPIES : number]:
                 deadline = Deadline(600)
                 job = self.engine.submit(EmbedRequest(self.spec, (text,)), deadline)
-                await wait_async(job.future, deadline, job.abandon)
+                await wait_async(job, deadline, job.cancel)
 
         async def everyone() -> None:
             await asyncio.gather(*map(run, range(number)))

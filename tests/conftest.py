@@ -6,6 +6,11 @@ import traceback
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes decides nothing: the machine may have other work.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Read once, when huggingface_hub is imported: so before anything can import it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -6,6 +6,7 @@ import pytest
 from hybrid_infer import HybridClient
 from hybrid_infer.local.embedding.encoders import load_encoder
 from hybrid_infer.local.embedding.encoders.families import PackedEncoder
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.facts import snapshot_facts
@@ -63,9 +64,11 @@ def test_padding_is_what_a_packed_batch_ends_on(alias, dtype, monkeypatch):
         lambda trunk, packed: rows.append(len(packed.ids)) or shown(trunk, packed),
     )
     for lengths in ([17, 9, 3], [60, 60, 30]):
-        encoder.encode([list(range(5, 5 + length)) for length in lengths], normalize=True)
+        encoder.encode(Tokens.of(range(5, 5 + length) for length in lengths), normalize=True)
         own_kernels = encoder._means is not None
-        assert encoder.num_places(lengths) == (sum(lengths) if own_kernels else rows[-1])
+        assert encoder.num_places(tokens=sum(lengths), count=len(lengths), longest=lengths[0]) == (
+            sum(lengths) if own_kernels else rows[-1]
+        )
 
 
 @pytest.mark.parametrize("alias", ["default", "large", "small"])
@@ -87,7 +90,7 @@ def test_the_generic_path_agrees_with_the_packed_one(alias):
     packed = load_encoder(path, snapshot_facts(path), placement)
     assert isinstance(packed, PackedEncoder)
     generic = GenericEncoder(path, placement)
-    sequences = [np.array(ids, np.int32) for ids in ([5, 9, 40, 41, 6], [5, 70, 6])]
+    sequences = Tokens.of([[5, 70, 6], [5, 9, 40, 41, 6], [5, 6]])
     for normalize in (True, False):
         import torch
 

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 SHORTEST_BUCKET = 16
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
-_LENGTH = attrgetter("length")
+SourceT = TypeVar("SourceT")
 
 
-@dataclass(slots=True)  # not frozen: there are as many as texts, and that takes three times as long
-class Entry(Generic[OwnerT]):
-    """One sequence that waits.
+@dataclass(
+    slots=True
+)  # not frozen: there are as many as callers, and that takes three times as long
+class Share(Generic[OwnerT, SourceT]):
+    """What an owner has in a batch, of one bulk; longest first.
 
     Attributes:
-        owner: whose it is.
-        index: which of the owner's sequences.
-        length: its tokens.
+        owner: whose sequences they are.
+        source: what the owner added with them.
+        places: which of the bulk's sequences.
+        lengths: tokens of each.
+        tokens: of all.
     """
 
     owner: OwnerT
-    index: int
-    length: int
+    source: SourceT
+    places: list[int]
+    lengths: list[int]
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def split(self, count: int) -> tuple[Share[OwnerT, SourceT], Share[OwnerT, SourceT]]:
+        """The first `count` sequences, and the others."""
+        first, rest = self.lengths[:count], self.lengths[count:]
+        return (
+            Share(self.owner, self.source, self.places[:count], first, sum(first)),
+            Share(self.owner, self.source, self.places[count:], rest, sum(rest)),
+        )
 
 
-class _Queue(Generic[OwnerT]):
-    """One owner's sequences: bulks in order of arrival, each with its longest sequence first."""
+class _Bulk(Generic[SourceT]):
+    """Sequences that came together, longest first, of which the first are gone."""
+
+    __slots__ = ("_ends", "_lengths", "_next", "_places", "_source")
+
+    def __init__(self, source: SourceT, lengths: list[int]) -> None:
+        places = [0]
+        if len(lengths) > 1:
+            places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+            lengths = [lengths[place] for place in places]
+        self._source, self._places, self._lengths = source, places, lengths
+        self._ends = lengths if len(lengths) == 1 else list(accumulate(lengths))
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._places) - self._next
+
+    @property
+    def tokens(self) -> int:
+        """Of those that are left."""
+        return self._ends[-1] - self._gone
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the next sequence."""
+        return self._lengths[self._next]
+
+    @property
+    def _gone(self) -> int:
+        return self._ends[self._next - 1] if self._next else 0
+
+    def within(self, tokens: int, items: int) -> int:
+        """How many of the next sequences have at most so many tokens."""
+        most = min(len(self._places), self._next + items)
+        return bisect_right(self._ends, self._gone + tokens, self._next, most) - self._next
+
+    def take(self, owner: OwnerT, count: int) -> Share[OwnerT, SourceT]:
+        """The next `count`."""
+        first, gone = self._next, self._gone
+        self._next = stop = first + count
+        tokens = self._ends[stop - 1] - gone
+        if not first and stop == len(self._places):
+            return Share(owner, self._source, self._places, self._lengths, tokens)
+        return Share(
+            owner, self._source, self._places[first:stop], self._lengths[first:stop], tokens
+        )
+
+
+class _Queue(Generic[SourceT]):
+    """One owner's bulks, in order of arrival."""
 
     __slots__ = ("bulks", "kind", "tokens")
 
     def __init__(self, kind: Hashable) -> None:
         self.kind = kind
-        self.bulks: deque[list[Entry[OwnerT]]] = deque()
+        self.bulks: deque[_Bulk[SourceT]] = deque()
         self.tokens = 0
 
-    def add(self, entries: list[Entry[OwnerT]]) -> int:
-        """Add a bulk; its tokens."""
-        entries.sort(key=_LENGTH, reverse=True)
-        entries.reverse()  # a list is taken from at its end
-        self.bulks.append(entries)
-        tokens: int = sum(map(_LENGTH, entries))
-        self.tokens += tokens
-        return tokens
 
-    def peek(self) -> Entry[OwnerT]:
-        return self.bulks[0][-1]
-
-    def take(self, count: int, tokens: int) -> list[Entry[OwnerT]]:
-        """The first `count` of the first bulk, which have so many tokens."""
-        bulk = self.bulks[0]
-        taken = bulk[: -count - 1 : -1]
-        del bulk[-count:]
-        if not bulk:
-            self.bulks.popleft()
-        self.tokens -= tokens
-        return taken
-
-
-class Window(Generic[OwnerT]):
+class Window(Generic[OwnerT, SourceT]):
     """Sequences of many owners, from which the next batch is taken.
 
     Who goes first: owners rotate, the least recently served in front, and every owner gets an
@@ -78,7 +122,7 @@ class Window(Generic[OwnerT]):
     """
 
     def __init__(self) -> None:
-        self._queues: dict[OwnerT, _Queue[OwnerT]] = {}  # in the order of the rotation
+        self._queues: dict[OwnerT, _Queue[SourceT]] = {}  # in the order of the rotation
         self._num_waiting = 0
         self.tokens = 0
 
@@ -93,18 +137,25 @@ class Window(Generic[OwnerT]):
         queue = self._queues.get(owner)
         return 0 if queue is None else queue.tokens
 
-    def add(self, owner: OwnerT, kind: Hashable, lengths: Iterable[tuple[int, int]]) -> None:
+    def add(self, owner: OwnerT, kind: Hashable, source: SourceT, lengths: list[int]) -> None:
         """Add a bulk of sequences.
 
         Args:
             owner: whose they are.
             kind: only sequences of equal kinds share a batch; one owner has one kind.
-            lengths: ``(index, tokens)`` of each sequence.
+            source: handed back with each share of them.
+            lengths: tokens of each sequence; not changed afterwards.
         """
-        entries = [Entry(owner, index, length) for index, length in lengths]
-        if entries:
-            self._num_waiting += len(entries)
-            self.tokens += self._queues.setdefault(owner, _Queue(kind)).add(entries)
+        if not lengths:
+            return
+        queue = self._queues.get(owner)
+        if queue is None:
+            queue = self._queues[owner] = _Queue(kind)
+        bulk = _Bulk(source, lengths)
+        queue.bulks.append(bulk)
+        queue.tokens += bulk.tokens
+        self.tokens += bulk.tokens
+        self._num_waiting += len(lengths)
 
     def discard(self, owner: OwnerT) -> None:
         """Forget an owner's sequences; they will never be in a batch."""
@@ -118,8 +169,8 @@ class Window(Generic[OwnerT]):
         token_budget: int,
         max_items: int,
         is_wanted: Callable[[OwnerT], bool] = lambda _: True,
-    ) -> list[Entry[OwnerT]]:
-        """Remove and return the next batch, longest first; empty if nothing waits.
+    ) -> list[Share[OwnerT, SourceT]]:
+        """Remove and return the next batch; empty if nothing waits.
 
         Args:
             token_budget: tokens of the batch at most; a longer sequence is a batch of its own.
@@ -132,86 +183,72 @@ class Window(Generic[OwnerT]):
             return []
         kind = next(iter(self._queues.values())).kind
         owners = [owner for owner, queue in self._queues.items() if queue.kind == kind]
-        batch = _Batch[OwnerT](token_budget, max_items)
+        batch = _Batch[OwnerT, SourceT](token_budget, max_items)
         for limit in (token_budget // len(owners), token_budget):
             for owner in owners:
-                queue = self._queues.get(owner)
-                if queue is not None:
-                    self._serve(owner, queue, batch, limit)
+                if owner in self._queues:
+                    self._serve(owner, batch, limit)
             if batch.is_full:
                 break
-        batch.entries.sort(key=_LENGTH, reverse=True)
-        return batch.entries
+        self._num_waiting -= max_items - batch.items_left
+        self.tokens -= token_budget - batch.tokens_left
+        return batch.shares
 
-    def _serve(
-        self, owner: OwnerT, queue: _Queue[OwnerT], batch: _Batch[OwnerT], limit: int
-    ) -> None:
+    def _serve(self, owner: OwnerT, batch: _Batch[OwnerT, SourceT], limit: int) -> None:
         """Move sequences into the batch: one if it fits, more while they stay within `limit`."""
-        if not batch.admits(queue.peek().length):
+        queue = self._queues[owner]
+        bulks = queue.bulks
+        if not batch.admits(bulks[0].longest):
             return
         del self._queues[owner]
         taken = 0
-        while queue.bulks:
-            bulk = queue.bulks[0]
-            count, tokens = batch.room_for(reversed(bulk), limit - taken, is_first=not taken)
-            is_whole = count == len(bulk)
-            if count:
-                batch.add(queue.take(count, tokens), tokens)
-                taken += tokens
-                self._num_waiting -= count
-                self.tokens -= tokens
-            if not is_whole:
+        while bulks:
+            bulk = bulks[0]
+            count = batch.room_for(bulk, limit - taken, is_first=not taken)
+            if not count:
                 break
-        if queue.bulks:
+            share = bulk.take(owner, count)
+            batch.add(share)
+            taken += share.tokens
+            if bulk:
+                break
+            bulks.popleft()
+        if bulks:
+            queue.tokens -= taken
             self._queues[owner] = queue  # at the end of the rotation
 
 
-class _Batch(Generic[OwnerT]):
-    __slots__ = ("_items_left", "_tokens_left", "entries")
+class _Batch(Generic[OwnerT, SourceT]):
+    __slots__ = ("items_left", "shares", "tokens_left")
 
     def __init__(self, token_budget: int, max_items: int) -> None:
-        self._tokens_left, self._items_left = token_budget, max_items
-        self.entries: list[Entry[OwnerT]] = []
+        self.tokens_left, self.items_left = token_budget, max_items
+        self.shares: list[Share[OwnerT, SourceT]] = []
 
     @property
     def is_full(self) -> bool:
-        return self._tokens_left <= 0 or self._items_left <= 0
+        return self.tokens_left <= 0 or self.items_left <= 0
 
     def admits(self, length: int) -> bool:
-        if not self.entries:
+        if not self.shares:
             return True
-        return self._items_left > 0 and length <= self._tokens_left
+        return self.items_left > 0 and length <= self.tokens_left
 
-    def room_for(
-        self, entries: Iterable[Entry[OwnerT]], limit: int, *, is_first: bool
-    ) -> tuple[int, int]:
-        """How many of `entries`, in order, this batch admits, and their tokens.
+    def room_for(self, bulk: _Bulk[SourceT], limit: int, *, is_first: bool) -> int:
+        """How many of a bulk's next sequences this batch admits.
 
         Args:
-            entries: of one owner.
+            bulk: of one owner.
             limit: their tokens at most.
             is_first: whether the first of them may pass the limit.
         """
-        count = tokens = 0
-        for entry in entries:
-            length = entry.length
-            if is_first and not count:
-                if not self.admits(length):
-                    break
-            elif (
-                count >= self._items_left
-                or tokens + length > self._tokens_left
-                or tokens + length > limit
-            ):
-                break
-            count += 1
-            tokens += length
-        return count, tokens
+        count = bulk.within(min(self.tokens_left, limit), self.items_left)
+        return 1 if not count and is_first and self.admits(bulk.longest) else count
 
-    def add(self, entries: list[Entry[OwnerT]], tokens: int) -> None:
-        self.entries += entries
-        self._tokens_left -= tokens
-        self._items_left -= len(entries)
+    def add(self, share: Share[OwnerT, SourceT]) -> None:
+        self.shares.append(share)
+        self.tokens_left -= share.tokens
+        self.items_left -= len(share)
 
 
 @dataclass(frozen=True, slots=True)

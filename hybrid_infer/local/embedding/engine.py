@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
@@ -16,7 +18,7 @@ from hybrid_infer.local.embedding.encoders import Direct, Encoder
 from hybrid_infer.local.embedding.job import EmbedJob, tokenize_jobs
 from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
 from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, BatchFacts, Scheduler
-from hybrid_infer.local.embedding.texts import Lengths, RequestTexts
+from hybrid_infer.local.embedding.texts import RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import Stopwatch, Tokenizer
 from hybrid_infer.local.translation import as_local_error
 from hybrid_infer.local.waiting import too_late, wait
@@ -101,24 +103,24 @@ class EmbeddingEngine:
             HybridInferError: see `submit`, or what failed.
         """
         texts = RequestTexts(request)
-        lengths = self._tokenized_here(texts)
+        tokenized = self._tokenized_here(texts)
         if (
-            lengths is not None
+            tokenized is not None
             and self._direct is not None
             and texts.num_tokens <= self._direct.most_tokens
             and self._scheduler.is_idle
             and self._computes_here.acquire(blocking=False)
         ):
             try:
-                return self._computed_here(self._direct, texts, lengths, deadline)
+                return self._computed_here(self._direct, texts, tokenized, deadline)
             finally:
                 self._computes_here.release()
         job = EmbedJob(texts, deadline, self.provenance)
-        self._scheduler.submit(job, lengths)
-        return wait(job.future, deadline, job.abandon)
+        self._scheduler.submit(job, tokenized)
+        return wait(job, deadline, job.cancel)
 
     def submit(self, request: EmbedRequest, deadline: Deadline) -> EmbedJob:
-        """Queue a request; its job's future gets the reply.
+        """Queue a request; its job gets the reply.
 
         Raises:
             OverloadedError: the queue is full.
@@ -127,14 +129,14 @@ class EmbeddingEngine:
         texts = RequestTexts(request)
         job = EmbedJob(texts, deadline, self.provenance)
         try:
-            lengths = self._tokenized_here(texts)
+            tokenized = self._tokenized_here(texts)
         except HybridInferError as error:
             job.fail(error)
         else:
-            self._scheduler.submit(job, lengths)
+            self._scheduler.submit(job, tokenized)
         return job
 
-    def _tokenized_here(self, texts: RequestTexts) -> Lengths | None:
+    def _tokenized_here(self, texts: RequestTexts) -> Slice | None:
         """The sequences of a request, if it is best tokenised by the calling thread."""
         if not texts.num_texts:
             raise LocalEngineError("there was nothing to embed")
@@ -142,25 +144,22 @@ class EmbeddingEngine:
         if not is_short or (self._scheduler.is_crowded and not self._tokenizer.is_quick):
             return None
         try:
-            lengths = texts.tokenize(self._tokenizer)
+            tokenized = texts.tokenize(self._tokenizer)
         except HybridInferError:
             raise
         except Exception as error:
             raise as_local_error("tokenising", error) from error
-        texts.num_tokens = sum(length for _, length in lengths)
-        return lengths
+        texts.num_tokens = len(tokenized.tokens.ids)
+        return tokenized
 
     def _computed_here(
-        self, direct: Direct, texts: RequestTexts, lengths: Lengths, deadline: Deadline
+        self, direct: Direct, texts: RequestTexts, tokenized: Slice, deadline: Deadline
     ) -> EmbedReply:
         if deadline.expired():
             raise too_late(deadline)
         started = self._clock()
         try:
-            rows = direct(
-                [texts.tokens(index) for index in range(len(lengths))],
-                normalize=texts.request.normalize,
-            )
+            rows = direct(tokenized.tokens, normalize=texts.request.normalize)
         except HybridInferError:
             raise
         except Exception as error:  # any fault of the kernels must reach the caller, typed
@@ -169,8 +168,11 @@ class EmbeddingEngine:
             raise not_a_number(self.provenance)
         deadline.renew()
         if self._on_batch is not None:
-            own = [length for _, length in lengths]
-            self._on_batch(BatchFacts(own, self._clock() - started))
+            lengths, seconds = tokenized.tokens.lengths, self._clock() - started
+            facts = BatchFacts(len(lengths), texts.num_tokens, max(lengths), seconds)
+            self._on_batch(facts)
+        if len(rows) > 1:
+            rows = rows[np.argsort(tokenized.indices)]  # they were sorted by length
         return texts.reply(rows, self.provenance)
 
     def close(self) -> None:
@@ -181,15 +183,15 @@ class EmbeddingEngine:
 def _tell(
     on_event: Observer, model: str, encoder: Encoder, stopwatch: Stopwatch, batch: BatchFacts
 ) -> None:
-    tokens = sum(batch.lengths)
+    places = encoder.num_places(tokens=batch.tokens, count=batch.rows, longest=batch.longest)
     on_event(
         BatchComputed(
             model,
-            len(batch.lengths),
-            tokens,
+            batch.rows,
+            batch.tokens,
             batch.seconds,
             batch.waiting,
-            encoder.num_places(batch.lengths) - tokens,
+            places - batch.tokens,
             batch.queue_waits,
             stopwatch.take_seconds(),
         )

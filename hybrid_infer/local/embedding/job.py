@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +10,17 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
-from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, Lengths, RequestTexts
+from hybrid_infer.local.answer import Answer
+from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
 
 
-class EmbedJob:
+class EmbedJob(Answer[EmbedReply]):
     """One request that other threads compute.
 
-    Rows are written into one array as batches finish, and the last one resolves the future.
+    Rows are written into one array as batches finish, and with the last one it has its reply.
 
     Args:
         texts: what to embed.
@@ -31,65 +29,41 @@ class EmbedJob:
 
     Attributes:
         texts: what to embed.
-        future: gets the reply or a typed error, once.
         queued_at: when it was queued, until its first batch begins; None if nobody asks.
     """
 
-    __slots__ = (
-        "_left",
-        "_lock",
-        "_provenance",
-        "_vectors",
-        "deadline",
-        "future",
-        "queued_at",
-        "texts",
-    )
+    __slots__ = ("_left", "_provenance", "_vectors", "deadline", "queued_at", "texts")
 
     def __init__(self, texts: RequestTexts, deadline: Deadline, provenance: Provenance) -> None:
+        super().__init__()
         self.texts = texts
         self.deadline = deadline
-        self.future: Future[EmbedReply] = Future()
         self.queued_at: float | None = None
         self._provenance = provenance
-        self._lock = threading.Lock()  # several lanes put rows
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
 
-    def put(self, indices: list[int], rows: NDArray[np.float32]) -> None:
+    def put(self, source: Slice, places: list[int], rows: NDArray[np.float32]) -> None:
         """Store the rows of sequences; the last ones answer the caller.
 
         Args:
-            indices: which sequences.
+            source: to what they belong.
+            places: which of its sequences.
             rows: ``(sequences, dim)``.
         """
-        with self._lock:
+        if self.texts.num_sequences == 1:
+            self.give(self.texts.reply(rows.copy(), self._provenance))  # the batch's are many more
+            return
+        indices = [source.indices[place] for place in places]
+        with self._lock:  # several lanes put rows
             if self._vectors is None:
                 self._left = self.texts.num_sequences
                 self._vectors = new_vectors(self._left, rows.shape[1])
             self._vectors[indices] = rows
-            self.texts.forget(indices)
             self._left -= len(indices)
             if self._left:
                 return
-        with suppress(InvalidStateError):  # the caller left in this very moment
-            self.future.set_result(self.texts.reply(self._vectors, self._provenance))
-
-    # Ending ----------------------------------------------------------------------------------
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has its answer, or nobody waits for one."""
-        return self.future.done()
-
-    def fail(self, error: HybridInferError) -> None:
-        """Answer with an error, unless there is an answer."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-    def abandon(self) -> None:
-        """The caller has gone: what is not computed yet never will be."""
-        self.future.cancel()
+        self.give(self.texts.reply(self._vectors, self._provenance))
 
 
 def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
@@ -104,11 +78,11 @@ def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
     return found
 
 
-def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[EmbedJob, Lengths]]:
+def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[EmbedJob, Slice]]:
     """Tokenise the next slice of each job, all in one go; a job that this fails for gets its error.
 
     Returns:
-        ``(index, tokens)`` of each new sequence of each job that goes on.
+        The new sequences of each job that goes on.
     """
     slices = [job.texts.next_slice() for job in jobs]
     try:
@@ -118,10 +92,12 @@ def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[
             return [done for job in jobs for done in tokenize_jobs(tokenizer, [job])]
         jobs[0].fail(as_local_error("tokenising", error))
         return []
+    counts = list(map(len, slices))
+    cut = tokenized.cut
     done, stop = [], 0
-    for job, part in zip(jobs, slices, strict=True):
-        start, stop = stop, stop + len(part)
-        own = TokenizedTexts(tokenized.ids[start:stop], tokenized.truncated[start:stop])
+    for job, count, tokens in zip(jobs, counts, tokenized.ids.split(counts), strict=True):
+        start, stop = stop, stop + count
+        own = TokenizedTexts(tokens, [place - start for place in cut if start <= place < stop])
         try:
             done.append((job, job.texts.take_tokens(own, tokenizer.max_seq_length)))
         except HybridInferError as error:

@@ -7,14 +7,18 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from hybrid_infer.local.embedding.batching import Entry
+from hybrid_infer.local.embedding.batching import Share
 from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.texts import Slice
 
 CUDA_LANES = 2
 LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
 LEAST_TOKENS = 768  # with fewer, reading the weights takes too much of a batch's time
+
+
+Batch: TypeAlias = "list[Share[EmbedJob, Slice]]"
 
 
 class Runner(Protocol):
@@ -26,8 +30,8 @@ class Runner(Protocol):
         """Called once on the thread, before its first batch."""
         ...
 
-    def run(self, batch: list[Entry[EmbedJob]], *, normalize: bool) -> None:
-        """Compute a batch and deliver to the owners of its entries."""
+    def run(self, batch: Batch, *, normalize: bool) -> None:
+        """Compute a batch and deliver to its owners."""
         ...
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 
-from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.local.embedding.admission import Admission, Claim
-from hybrid_infer.local.embedding.batching import Entry
+from hybrid_infer.local.embedding.batching import Share
 from hybrid_infer.local.embedding.job import EmbedJob
+from hybrid_infer.local.embedding.texts import Slice
 
 
 class Live:
@@ -21,8 +20,7 @@ class Live:
 
     def __init__(self, max_texts: int, max_tokens: int) -> None:
         self._admission = Admission(max_texts, max_tokens)
-        # By their futures: a callback that knew the job itself would keep its array alive in a cycle.
-        self._claims: dict[Future[EmbedReply], tuple[EmbedJob, Claim]] = {}
+        self._claims: dict[EmbedJob, Claim] = {}
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -30,7 +28,7 @@ class Live:
     @property
     def jobs(self) -> list[EmbedJob]:
         """All of them."""
-        return [job for job, _ in self._claims.values()]
+        return list(self._claims)
 
     def admit(self, job: EmbedJob) -> None:
         """Count a request in.
@@ -38,22 +36,19 @@ class Live:
         Raises:
             OverloadedError: it does not fit.
         """
-        claim = self._admission.admit(job.texts.num_texts, job.texts.num_tokens)
-        self._claims[job.future] = (job, claim)
+        self._claims[job] = self._admission.admit(job.texts.num_texts, job.texts.num_tokens)
 
-    def leave(self, future: Future[EmbedReply]) -> EmbedJob:
-        """Count out the request that has this answer."""
-        job, claim = self._claims.pop(future)
-        self._admission.release_all(claim)
-        return job
+    def leave(self, job: EmbedJob) -> None:
+        """Count out a request that has its answer."""
+        self._admission.release_all(self._claims.pop(job))
 
-    def computed(self, batch: Sequence[Entry[EmbedJob]], seconds: float) -> None:
-        """A batch does not wait any more."""
-        own_lengths: dict[EmbedJob, list[int]] = {}
-        for entry in batch:
-            own_lengths.setdefault(entry.owner, []).append(entry.length)
-        for owner, lengths in own_lengths.items():
-            live = self._claims.get(owner.future)
-            if live is not None:
-                self._admission.release(live[1], len(lengths), sum(lengths))
-        self._admission.measured(sum(map(sum, own_lengths.values())), seconds)
+    def computed(self, batch: Sequence[Share[EmbedJob, Slice]], seconds: float) -> int:
+        """A batch does not wait any more; its tokens."""
+        tokens = 0
+        for share in batch:
+            tokens += share.tokens
+            claim = self._claims.get(share.owner)
+            if claim is not None:
+                self._admission.release(claim, len(share), share.tokens)
+        self._admission.measured(tokens, seconds)
+        return tokens

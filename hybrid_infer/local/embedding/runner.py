@@ -7,15 +7,12 @@ from numpy.typing import NDArray
 
 from hybrid_infer.datatypes.replies import Provenance
 from hybrid_infer.errors import EngineClosedError, InsufficientMemoryError, LocalEngineError
-from hybrid_infer.local.embedding.batching import Entry
 from hybrid_infer.local.embedding.encoders import Encoder
-from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.lanes import set_own_threads
+from hybrid_infer.local.embedding.lanes import Batch, set_own_threads
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.translation import is_device_lost, local_errors
 
 CLEAN_BATCHES_TO_GROW = 64
-
-Batch = list[Entry[EmbedJob]]
 
 
 class BatchRunner:
@@ -56,7 +53,7 @@ class BatchRunner:
             set_own_threads(self._num_threads)
 
     def run(self, batch: Batch, *, normalize: bool) -> None:
-        """Compute `batch`, which is sorted by falling length, and deliver rows or errors.
+        """Compute `batch` and deliver rows or errors.
 
         Raises:
             EngineClosedError: the device is lost; nothing more can be computed in this process.
@@ -66,7 +63,9 @@ class BatchRunner:
             part = _unanswered(parts.pop())
             if not part:
                 continue
-            if len(part) > 1 and _num_tokens(part) > self.token_budget:  # it has shrunk since
+            if (
+                _num_texts(part) > 1 and _num_tokens(part) > self.token_budget
+            ):  # it has shrunk since
                 parts += _halves(part)
                 continue
             try:
@@ -84,38 +83,35 @@ class BatchRunner:
                 self._grow()
 
     def _encode(self, part: Batch, *, normalize: bool) -> NDArray[np.float32]:
-        sequences = [entry.owner.texts.tokens(entry.index) for entry in part]
+        sequences = Tokens.join([share.source.tokens.take(share.places) for share in part])
         return self._encoder.encode(sequences, normalize=normalize)
 
     @staticmethod
     def _isolate(part: Batch, error: InsufficientMemoryError | LocalEngineError) -> list[Batch]:
         """What is left to try of a batch that failed."""
-        if len(part) > 1:
+        if _num_texts(part) > 1:
             return _halves(part)
         part[0].owner.fail(error)
         return []
 
     def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> None:
-        places: dict[EmbedJob, list[int]] = {}
-        for place, entry in enumerate(part):
-            places.setdefault(entry.owner, []).append(place)
-        for owner in places:
-            owner.deadline.renew()
-        is_finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=1)
-        is_sound = bool(is_finite.all())
-        for owner, own in places.items():
-            if is_sound or is_finite[own].all():
-                owner.put(
-                    [part[place].index for place in own], rows if len(places) == 1 else rows[own]
-                )
+        for share in part:
+            share.owner.deadline.renew()
+        is_sound = bool(np.isfinite(rows).all())
+        stop = 0
+        for share in part:
+            start, stop = stop, stop + len(share)
+            own = rows[start:stop]
+            if is_sound or np.isfinite(own).all():
+                share.owner.put(share.source, share.places, own)
             else:
-                owner.fail(not_a_number(self._provenance))
+                share.owner.fail(not_a_number(self._provenance))
 
     def _shrink(self, part: Batch) -> None:
         """A batch of `part`'s size does not fit."""
         _release_cached_memory()
         self._clean_batches = 0
-        if len(part) > 1:
+        if _num_texts(part) > 1:
             self.token_budget = max(1, _num_tokens(part) // 2)
 
     def _grow(self) -> None:
@@ -134,18 +130,29 @@ def not_a_number(provenance: Provenance) -> LocalEngineError:
 
 def _unanswered(part: Batch) -> Batch:
     """What of it somebody still waits for."""
-    done = {owner for owner in {entry.owner for entry in part} if owner.is_done}
-    return [entry for entry in part if entry.owner not in done] if done else part
+    return [share for share in part if not share.owner.done()]
+
+
+def _num_texts(part: Batch) -> int:
+    return sum(map(len, part))
 
 
 def _num_tokens(part: Batch) -> int:
-    return sum(entry.length for entry in part)
+    return sum(share.tokens for share in part)
 
 
 def _halves(part: Batch) -> list[Batch]:
     """Two halves, to be tried from the end of the list."""
-    middle = len(part) // 2
-    return [part[middle:], part[:middle]]
+    left = _num_texts(part) // 2
+    first: Batch = []
+    rest = part.copy()
+    while len(rest[0]) <= left:
+        left -= len(rest[0])
+        first.append(rest.pop(0))
+    if left:
+        own, rest[0] = rest[0].split(left)
+        first.append(own)
+    return [rest, first]
 
 
 def _release_cached_memory() -> None:

@@ -6,18 +6,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
 from hybrid_infer.datatypes.deadline import Clock
-from hybrid_infer.datatypes.replies import EmbedReply
 from hybrid_infer.errors import EngineClosedError
-from hybrid_infer.local.embedding.batching import Entry, Window
+from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
-from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Runner, share_of
+from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Batch, Lane, Runner, share_of
 from hybrid_infer.local.embedding.live import Live
-from hybrid_infer.local.embedding.texts import Lengths
+from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
 from hybrid_infer.local.waiting import too_late
 
@@ -35,13 +33,17 @@ class BatchFacts(NamedTuple):
     """What is known of a batch that was computed.
 
     Attributes:
-        lengths: tokens of each of its sequences.
+        rows: its sequences.
+        tokens: of all of them.
+        longest: tokens of the longest.
         seconds: how long it took.
         waiting: sequences that waited when it ended.
         queue_waits: how long each request waited of which it is the first batch.
     """
 
-    lengths: Sequence[int]
+    rows: int
+    tokens: int
+    longest: int
     seconds: float
     waiting: int = 0
     queue_waits: tuple[float, ...] = (0.0,)
@@ -59,7 +61,7 @@ class Scheduler:
     Threads start when they are needed, wait on conditions, never poll, and are replaced when they
     die; the requests that they were busy with get a typed error.
 
-    No future is resolved while the lock is held: a future's callbacks may call back.
+    No request is answered while the lock is held: its callbacks may call back.
 
     Args:
         name: of the threads.
@@ -79,7 +81,7 @@ class Scheduler:
         self,
         name: str,
         runners: Sequence[Runner],
-        tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Lengths]]],
+        tokenize: Callable[[Sequence[EmbedJob]], list[tuple[EmbedJob, Slice]]],
         *,
         fills_batches: bool = False,
         max_texts: int = MAX_TEXTS,
@@ -97,12 +99,15 @@ class Scheduler:
         )
         self._can_share = can_share
         self._can_tokenize = self._condition()
-        self._window: Window[EmbedJob] = Window()
+        self._window: Window[EmbedJob, Slice] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
         self._live = Live(max_texts, max_tokens)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
         self._watchdog = Watchdog(clock)
         self._crew = Crew(name, self._bury)
+        self._steps = {
+            lane.task: partial(self._compute_next, lane) for lane in (self._whole, *self._shares)
+        }
         self._busy_with: dict[str, list[EmbedJob]] = {}
         self._is_closed = False
         self._owner = os.getpid()
@@ -130,12 +135,12 @@ class Scheduler:
         """Whether a request would be the only one; may be outdated when it is read."""
         return not self._live and not self.is_closed
 
-    def submit(self, job: EmbedJob, lengths: Lengths | None) -> None:
+    def submit(self, job: EmbedJob, tokenized: Slice | None) -> None:
         """Put a request in the queue.
 
         Args:
             job: the request.
-            lengths: ``(index, tokens)`` of its sequences, if they are tokenised already.
+            tokenized: its sequences, if they are tokenised already.
 
         Raises:
             EngineClosedError: closed, died too often, or belongs to a parent process.
@@ -148,37 +153,41 @@ class Scheduler:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("batch")
-            self._ensure_threads(needs_tokens=lengths is None)
+            self._ensure_threads(needs_tokens=tokenized is None)
             self._live.admit(job)
             if self._on_batch is not None:
                 job.queued_at = self._clock()
-            if lengths is None:
+            if tokenized is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
             else:
-                self._window.add(job, job.texts.request.normalize, lengths)
+                self._add(job, tokenized)
                 self._wake()
-        job.future.add_done_callback(self._leave)
+        job.add_done_callback(self._leave)
+
+    def _add(self, job: EmbedJob, part: Slice) -> None:
+        self._window.add(job, job.texts.request.normalize, part, part.tokens.lengths)
 
     def _ensure_threads(self, *, needs_tokens: bool) -> None:
-        for lane in (self._whole, *self._shares):
-            self._crew.ensure(lane.task, partial(self._compute_next, lane))
+        for task, step in self._steps.items():
+            self._crew.ensure(task, step)
         if needs_tokens:
             self._crew.ensure("tokenize", self._tokenize_next)
 
     def _wake(self) -> None:
         """Wake a lane that may have a turn."""
-        if any(lane.is_busy for lane in self._shares):
-            self._can_share.notify()
-        else:
-            self._whole.can_start.notify()
+        for lane in self._shares:
+            if lane.is_busy:
+                self._can_share.notify()
+                return
+        self._whole.can_start.notify()
 
-    def _leave(self, future: Future[EmbedReply]) -> None:
+    def _leave(self, job: EmbedJob) -> None:
         """Forget a request that has its answer, or that nobody waits for."""
         if self._owner != os.getpid():
             return
         with self._lock:
-            job = self._live.leave(future)
+            self._live.leave(job)
             self._window.discard(job)
             if self._untokenized.pop(job, job) is None:
                 self._wake()  # a lane may have waited for its tokens
@@ -199,7 +208,7 @@ class Scheduler:
             if batch:
                 lane.is_busy = True
                 self._watchdog.begin(lane.task)
-            owners = list({entry.owner: None for entry in batch})
+            owners = list({share.owner: None for share in batch})
             self._busy_with[lane.task] = owners
             waits = () if self._on_batch is None else _first_waits(owners, self._clock())
             if self._untokenized:
@@ -210,7 +219,7 @@ class Scheduler:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
             self._computed(lane, batch, waits)
             if lane is not self._whole:
-                self._let_callers_ask(len({entry.owner for entry in batch}))
+                self._let_callers_ask(len({share.owner for share in batch}))
         return True
 
     def _let_callers_ask(self, callers: int) -> None:
@@ -221,11 +230,11 @@ class Scheduler:
                     return
             time.sleep(0)
 
-    def _take(self, lane: Lane, late: list[EmbedJob]) -> list[Entry[EmbedJob]]:
+    def _take(self, lane: Lane, late: list[EmbedJob]) -> Batch:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
 
         def is_wanted(job: EmbedJob) -> bool:
-            if job.is_done:
+            if job.done():
                 return False
             if job.deadline.expired():
                 late.append(job)
@@ -254,16 +263,16 @@ class Scheduler:
             self._can_share.notify()
         return batch
 
-    def _computed(self, lane: Lane, batch: list[Entry[EmbedJob]], waits: tuple[float, ...]) -> None:
+    def _computed(self, lane: Lane, batch: Batch, waits: tuple[float, ...]) -> None:
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
             seconds = self._watchdog.end(lane.task)
             waiting = len(self._window)
-            self._live.computed(batch, seconds)
+            tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:
-            lengths = [entry.length for entry in batch]
-            self._on_batch(BatchFacts(lengths, seconds, waiting, waits))
+            rows, longest = sum(map(len, batch)), max(share.lengths[0] for share in batch)
+            self._on_batch(BatchFacts(rows, tokens, longest, seconds, waiting, waits))
 
     # The tokenising thread -------------------------------------------------------------------
 
@@ -280,13 +289,13 @@ class Scheduler:
         for job in jobs:
             if job.deadline.expired():
                 job.fail(too_late(job.deadline))
-        wanted = [job for job in jobs if not job.is_done]
+        wanted = [job for job in jobs if not job.done()]
         done = self._tokenize(wanted) if wanted else []
         with self._lock:
             self._busy_with.pop("tokenize", None)
-            for job, lengths in done:
-                if not job.is_done:
-                    self._window.add(job, job.texts.request.normalize, lengths)
+            for job, tokenized in done:
+                if not job.done():
+                    self._add(job, tokenized)
                     if not job.texts.is_tokenized:
                         self._untokenized[job] = None
             self._wake()

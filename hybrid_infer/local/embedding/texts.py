@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +14,26 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import ContextLengthError
-from hybrid_infer.local.embedding.encoders import TokenIds
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.vectors import new_vectors
 
+TEXTS_PER_SORT = 16_384
 TEXTS_PER_SLICE = 1024
 CHARACTERS_PER_SLICE = 32_768
 CHARACTERS_PER_TOKEN = 4  # of English text; only how full the queue is depends on it
 
-Lengths = list[tuple[int, int]]
+
+class Slice(NamedTuple):
+    """Sequences of a request that were tokenised together.
+
+    Attributes:
+        indices: which of the request's sequences each is.
+        tokens: what they have become.
+    """
+
+    indices: Sequence[int]
+    tokens: Tokens
 
 
 class RequestTexts:
@@ -36,13 +51,12 @@ class RequestTexts:
 
     __slots__ = (
         "_counts",
-        "_is_cut",
+        "_cut",
         "_next",
         "_numbers",
         "_prompt_tokens",
         "_slices",
         "_texts",
-        "_tokens",
         "num_characters",
         "num_texts",
         "num_tokens",
@@ -58,11 +72,10 @@ class RequestTexts:
         # Distinct texts, which of them each text of the request is, and how often each occurs.
         self._texts: Sequence[str] = texts
         self._numbers: Sequence[int] = (0,)
-        self._counts: Sequence[int] = (1,)
+        self._counts: Sequence[int] | None = None  # None: once each
         self._slices: Iterator[Sequence[int]] | None = None
         self._next: Sequence[int] = ()
-        self._tokens: dict[int, TokenIds] = {}
-        self._is_cut: dict[int, bool] = {}
+        self._cut: set[int] = set()
         self._prompt_tokens = 0
 
     @property
@@ -75,22 +88,10 @@ class RequestTexts:
         """Whether no slice is left."""
         return self._slices is not None and not self._next
 
-    def tokens(self, index: int) -> TokenIds:
-        """The token ids of a sequence."""
-        return self._tokens[index]
-
-    def forget(self, indices: Iterable[int]) -> None:
-        """Drop the token ids of sequences that have their rows."""
-        for index in indices:
-            del self._tokens[index]
-
     # Tokenising ------------------------------------------------------------------------------
 
-    def tokenize(self, tokenizer: Tokenizer) -> Lengths:
+    def tokenize(self, tokenizer: Tokenizer) -> Slice:
         """Tokenise the next slice of texts; the longest texts come first.
-
-        Returns:
-            ``(index, tokens)`` of each sequence that is new.
 
         Raises:
             ContextLengthError: a text is too long and may not be cut.
@@ -106,36 +107,34 @@ class RequestTexts:
                 self._split()
                 self._slices = _slices(self._texts)
                 self._next = next(self._slices)
-        return [self._texts[index] for index in self._next]
+        return list(map(self._texts.__getitem__, self._next))
 
-    def take_tokens(self, tokenized: TokenizedTexts, max_seq_length: int | None) -> Lengths:
+    def take_tokens(self, tokenized: TokenizedTexts, max_seq_length: int | None) -> Slice:
         """What `next_slice` has become.
 
         Args:
             tokenized: token ids of each text of the slice.
             max_seq_length: tokens that a text was cut to.
 
-        Returns:
-            ``(index, tokens)`` of each sequence.
-
         Raises:
             ContextLengthError: a text is too long and may not be cut.
         """
         indices, self._next = self._next, next(self._slices or iter(()), ())
-        lengths = []
-        for index, ids, is_cut in zip(indices, tokenized.ids, tokenized.truncated, strict=True):
-            if is_cut:
-                if not self.request.truncate:
-                    raise self._too_long(index, max_seq_length)
-                self._is_cut[index] = True
-            self._tokens[index] = ids
-            self._prompt_tokens += len(ids) * self._counts[index]
-            lengths.append((index, len(ids)))
-        return lengths
+        tokens = tokenized.ids
+        if tokenized.cut:
+            if not self.request.truncate:
+                raise self._too_long(indices[tokenized.cut[0]], max_seq_length)
+            self._cut.update(indices[number] for number in tokenized.cut)
+        if self._counts is None:
+            self._prompt_tokens += len(tokens.ids)
+        else:
+            counts = map(self._counts.__getitem__, indices)
+            self._prompt_tokens += sum(map(mul, counts, tokens.lengths))
+        return Slice(indices, tokens)
 
     def _split(self) -> None:
         if len(set(self.request.texts)) == self.num_texts:
-            self._numbers, self._counts = range(self.num_texts), [1] * self.num_texts
+            self._numbers = range(self.num_texts)
             return
         numbers: dict[str, int] = {}
         self._numbers = [numbers.setdefault(text, len(numbers)) for text in self.request.texts]
@@ -166,22 +165,25 @@ class RequestTexts:
             rows = new_vectors(self.num_texts, vectors.shape[1])
             vectors = np.take(vectors, self._numbers, axis=0, out=rows)
         num_cut = len(self.request.cut_texts)
-        if self._is_cut:
-            cut = {index for index, number in enumerate(self._numbers) if number in self._is_cut}
+        if self._cut:
+            cut = {index for index, number in enumerate(self._numbers) if number in self._cut}
             num_cut = len(cut | self.request.cut_texts)
         return EmbedReply(vectors, self._prompt_tokens, num_cut, provenance)
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
-    """Indices by falling length in characters, so that the slices' lengths in tokens fall too."""
+    """Indices by falling length in characters, so that the slices' lengths in tokens fall too.
+
+    Of very many texts some are sorted at a time, so that the first can be computed meanwhile.
+    """
     lengths = list(map(len, texts))
-    part: list[int] = []
-    characters = 0
-    for index in sorted(range(len(texts)), key=lengths.__getitem__, reverse=True):
-        length = lengths[index]
-        if part and (len(part) == TEXTS_PER_SLICE or characters + length > CHARACTERS_PER_SLICE):
-            yield part
-            part, characters = [], 0
-        part.append(index)
-        characters += length
-    yield part
+    for first in range(0, len(texts), TEXTS_PER_SORT):
+        some = range(first, min(first + TEXTS_PER_SORT, len(texts)))
+        indices = sorted(some, key=lengths.__getitem__, reverse=True)
+        ends = list(accumulate(map(lengths.__getitem__, indices)))
+        start = characters = 0
+        while start < len(indices):
+            most = min(len(indices), start + TEXTS_PER_SLICE)
+            stop = bisect_right(ends, characters + CHARACTERS_PER_SLICE, start + 1, most)
+            yield indices[start:stop]
+            start, characters = stop, ends[stop - 1]

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.wordpieces import native_tokenizer
-from hybrid_infer.local.native.wordpiece import CUT, REFUSED
+from hybrid_infer.local.native.wordpiece import CUT, REFUSED, WHOLE
 from hybrid_infer.snapshots.reading import read_optional
 
 # Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
@@ -24,8 +22,8 @@ ALONE_CHARACTERS = 1_024
 class TokenizedTexts(NamedTuple):
     """Token ids of each text, special tokens included, and which texts were cut to fit."""
 
-    ids: list[NDArray[np.int32]]
-    truncated: list[bool]
+    ids: Tokens
+    cut: Sequence[int]
 
 
 class Tokenizer(Protocol):
@@ -114,24 +112,30 @@ class TextTokenizer:
             texts = [self._prompt + text for text in texts]
         if self._native is None:
             return self._tokenized_by_rust(texts)
-        ids, states = self._native(texts)
-        truncated = [state == CUT for state in states]
-        if REFUSED in states:
-            refused = [number for number, state in enumerate(states) if state == REFUSED]
+        ids, lengths, states = self._native(texts)
+        tokens = Tokens(ids, lengths)
+        if states.count(WHOLE) == len(states):  # as a rule
+            return TokenizedTexts(tokens, ())
+        refused = [number for number, state in enumerate(states) if state == REFUSED]
+        cut = [number for number, state in enumerate(states) if state == CUT]
+        if refused:
             rest = self._tokenized_by_rust([texts[number] for number in refused])
-            for number, own_ids, is_cut in zip(refused, rest.ids, rest.truncated, strict=True):
-                ids[number], truncated[number] = own_ids, is_cut
-        return TokenizedTexts(ids, truncated)
+            parts = list(tokens)
+            for number, own in zip(refused, rest.ids, strict=True):
+                parts[number] = own
+            tokens = Tokens.of(parts)
+            cut = sorted([*cut, *(refused[number] for number in rest.cut)])
+        return TokenizedTexts(tokens, cut)
 
     def _tokenized_by_rust(self, texts: Sequence[str]) -> TokenizedTexts:
         if len(texts) == 1 and len(texts[0]) <= ALONE_CHARACTERS:
             encoding = self._tokenizer.encode(texts[0])
-            ids = np.array(encoding.ids, np.int32)
-            return TokenizedTexts([ids], [bool(encoding.overflowing)])
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encodings = [encoding]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
         return TokenizedTexts(
-            [np.array(encoding.ids, np.int32) for encoding in encodings],
-            [bool(encoding.overflowing) for encoding in encodings],
+            Tokens.of(encoding.ids for encoding in encodings),
+            [number for number, encoding in enumerate(encodings) if encoding.overflowing],
         )
 
 

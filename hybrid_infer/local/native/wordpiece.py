@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,29 +122,32 @@ class WordPiece:
         )
         self._reference = byref(self._structure)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], list[int]]:
+    def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], list[int], list[int]]:
         """Tokenise `texts`, without the interpreter's lock if it takes longer than to get that back.
 
         Returns:
-            Each text's ids, which lie in one array, and whether it is ``WHOLE``, was ``CUT``, or is
-            ``REFUSED`` because an added token is in it, or a character that is not in the table.
+            The ids of all texts, end to end; how many each has; and whether it is ``WHOLE``, was
+            ``CUT``, or is ``REFUSED`` because an added token is in it, or a character that is not in
+            the table.
 
         Raises:
             UnicodeEncodeError: one of them holds a lone surrogate.
         """
-        parts = [text.encode() for text in texts]
-        data, num_texts = b"".join(parts), len(parts)
+        whole, num_texts = "".join(texts), len(texts)
+        if whole.isascii():
+            data, sizes = whole.encode(), map(len, texts)
+        else:
+            parts = [text.encode() for text in texts]
+            data, sizes = b"".join(parts), map(len, parts)
         room = min(len(data), num_texts * self._max_tokens) + num_texts * self._num_around
         ids = np.empty(room + 1, np.int32)  # an empty one would have no address
-        numbers = array("q", map(len, parts)) * 3  # the lengths, and room for ends and states
+        numbers = array("q", sizes) * 3  # the lengths, and room for ends and states
         address, _ = numbers.buffer_info()
         encode = self._encode_briefly if len(data) <= BRIEF_BYTES else self._encode
         encode(self._reference, data, num_texts, address, c_int32.from_buffer(ids.data))
-        bounds = [0, *numbers[num_texts : 2 * num_texts]]
-        return (
-            [ids[start:end] for start, end in pairwise(bounds)],
-            numbers[2 * num_texts :].tolist(),
-        )
+        ends = numbers[num_texts : 2 * num_texts].tolist()
+        lengths = list(map(sub, ends, [0, *ends[:-1]]))
+        return ids[: sum(lengths)], lengths, numbers[2 * num_texts :].tolist()
 
 
 def _encoder(compiled: ctypes.CDLL) -> Any:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_infer.local.embedding.tokens import Tokens
+
 if TYPE_CHECKING:
     from hybrid_infer.local.placement import Placement
     from hybrid_infer.snapshots.facts import SnapshotFacts
-
-
-TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
 
 
 class Direct(Protocol):
@@ -28,10 +26,8 @@ class Direct(Protocol):
 
     most_tokens: int
 
-    def __call__(
-        self, sequences: Sequence[TokenIds], *, normalize: bool
-    ) -> NDArray[np.float32] | None:
-        """As `Encoder.encode`, in any order; None if a value is not finite."""
+    def __call__(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32] | None:
+        """As `Encoder.encode`; None if a value is not finite."""
         ...
 
 
@@ -44,17 +40,23 @@ class Encoder(Protocol):
 
     direct: Direct | None
 
-    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """Float32 ``(sequences, dim)``.
 
         Args:
-            sequences: token ids, special tokens included, longest first.
+            sequences: token ids, special tokens included; fastest with the longest first.
             normalize: whether the snapshot's Normalize module is applied.
         """
         ...
 
-    def num_places(self, lengths: Sequence[int]) -> int:
-        """How many tokens `encode` computes for sequences of `lengths` tokens, padding included."""
+    def num_places(self, *, tokens: int, count: int, longest: int) -> int:
+        """How many tokens `encode` computes, padding included.
+
+        Args:
+            tokens: of all sequences.
+            count: sequences.
+            longest: tokens of the longest.
+        """
         ...
 
 

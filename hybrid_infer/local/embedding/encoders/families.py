@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybrid_infer.local.embedding.encoders import Direct, TokenIds, bert, mpnet, t5, tail
+from hybrid_infer.local.embedding.encoders import Direct, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk, round_size
+from hybrid_infer.local.embedding.encoders.packed import (
+    LEAST_ROWS,
+    Means,
+    Packed,
+    Shape,
+    Trunk,
+    round_size,
+)
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
@@ -57,9 +65,7 @@ class DirectMeans:
     def __init__(self, means: Means, *, has_normalize: bool) -> None:
         self._means, self._has_normalize = means, has_normalize
 
-    def __call__(
-        self, sequences: Sequence[TokenIds], *, normalize: bool
-    ) -> NDArray[np.float32] | None:
+    def __call__(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32] | None:
         """See `Direct.__call__`."""
         rows, is_finite = self._means(sequences, is_unit=normalize and self._has_normalize)
         return rows if is_finite else None
@@ -94,41 +100,44 @@ class PackedEncoder:
             # another model may be recording.
             torch.cuda.current_stream(self._trunk.device).synchronize()
 
-    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         if self._means is not None:
             rows, _ = self._means(sequences, is_unit=normalize and self._tail.has_normalize)
             return rows
         if self._trunk.device.type != "cuda":
-            packed = Packed.of(sequences, self._trunk.device)
-            vectors: NDArray[np.float32] = self._pooled(packed, normalize=normalize).numpy()
-            return vectors
+            return self._encode_sorted(sequences, normalize=normalize)
         with torch.cuda.stream(self._own.stream):
-            return self._encode_on_gpu(sequences, normalize=normalize)
+            if self._is_recordable:
+                return self._encode_recorded(sequences, normalize=normalize)
+            return self._encode_sorted(sequences, normalize=normalize)
 
-    def num_places(self, lengths: Sequence[int]) -> int:
+    def num_places(self, *, tokens: int, count: int, longest: int) -> int:  # noqa: ARG002 - others pad
         """See `Encoder.num_places`: sequences lie end to end, and some ways end on a round size."""
         if self._means is not None:
-            return sum(lengths)
+            return tokens
         if self._trunk.device.type != "cuda":
-            return round_size(sum(lengths))
-        return Shape.around(np.array(lengths)).rows if self._is_recordable else sum(lengths)
+            return round_size(tokens)
+        return round_size(max(LEAST_ROWS, tokens)) if self._is_recordable else tokens
 
-    def _encode_on_gpu(
-        self, sequences: Sequence[TokenIds], *, normalize: bool
-    ) -> NDArray[np.float32]:
-        if self._is_recordable:
-            lengths = np.array([len(ids) for ids in sequences])
-            shape = Shape.around(lengths)
-            pooled = self._own.recorder(
-                (shape, normalize),
-                shape.block(sequences, lengths, is_gpu=True),
-                lambda block: self._pooled(shape.packed(block), normalize=normalize),
-            )
-        else:
-            packed = Packed.of(sequences, self._trunk.device)
-            pooled = self._pooled(packed, normalize=normalize)
+    def _encode_recorded(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
+        shape = Shape.around(sequences)
+        pooled = self._own.recorder(
+            (shape, normalize),
+            shape.block(sequences, is_gpu=True),
+            lambda block: self._pooled(shape.packed(block), normalize=normalize),
+        )
         vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
+        return vectors
+
+    def _encode_sorted(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
+        """Longest first, so that those of similar lengths attend together; rows as they were given."""
+        lengths = sequences.lengths
+        places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        packed = Packed.of(sequences.take(places), self._trunk.device)
+        pooled = self._pooled(packed, normalize=normalize).cpu().numpy()
+        vectors: NDArray[np.float32] = np.empty_like(pooled)
+        vectors[places] = pooled
         return vectors
 
     def _pooled(self, packed: Packed, *, normalize: bool) -> torch.Tensor:

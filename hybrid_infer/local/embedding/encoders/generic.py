@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybrid_infer.local.embedding.encoders import Direct, TokenIds
+from hybrid_infer.local.embedding.encoders import Direct
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.quiet import quiet_loading
 from hybrid_infer.local.shipped import check_shipped
@@ -40,11 +40,11 @@ class GenericEncoder:
             ).eval()
         self._device = torch.device(placement.device)
 
-    def encode(self, sequences: Sequence[TokenIds], *, normalize: bool) -> NDArray[np.float32]:
+    def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         tokenizer = self.model.tokenizer
         padded = tokenizer.pad(
-            {"input_ids": [np.asarray(ids).tolist() for ids in sequences]}, return_tensors="pt"
+            {"input_ids": [ids.tolist() for ids in sequences]}, return_tensors="pt"
         )
         features = {key: value.to(self._device) for key, value in padded.items()}
         with torch.inference_mode():
@@ -55,6 +55,6 @@ class GenericEncoder:
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors
 
-    def num_places(self, lengths: Sequence[int]) -> int:
+    def num_places(self, *, tokens: int, count: int, longest: int) -> int:  # noqa: ARG002 - it pads
         """See `Encoder.num_places`: all are as long as the longest."""
-        return len(lengths) * max(lengths)
+        return count * longest

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.attention import RelativeBias
-from hybrid_infer.local.embedding.encoders import TokenIds
 from hybrid_infer.local.embedding.encoders.packed import Packed
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.native.panels import PANEL, panels
 from hybrid_infer.local.weights import Weights
 
@@ -169,18 +169,15 @@ class NativeStack:
         self._run(ids, packed.lengths, ROWS, out.data_ptr())
         return out
 
-    def means(
-        self, sequences: Sequence[TokenIds], *, is_unit: bool
-    ) -> tuple[NDArray[np.float32], bool]:
+    def means(self, sequences: Tokens, *, is_unit: bool) -> tuple[NDArray[np.float32], bool]:
         """See `packed.Means`.
 
         Raises:
             IndexError: a token or its position is in no table, or a sequence is too long.
         """
-        ids = np.concatenate(sequences, dtype=np.int32, casting="unsafe")
         out: NDArray[np.float32] = np.empty((len(sequences), self.width), np.float32)
-        lengths = [len(sequence) for sequence in sequences]
-        said = self._run(ids, lengths, UNIT_MEANS if is_unit else MEANS, out.ctypes.data)
+        outcome = UNIT_MEANS if is_unit else MEANS
+        said = self._run(sequences.ids, sequences.lengths, outcome, out.ctypes.data)
         return out, said != _NOT_FINITE
 
     def _run(self, ids: NDArray[np.int32], lengths: Sequence[int], outcome: int, out: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
-from hybrid_infer.local.embedding.encoders import TokenIds
+from hybrid_infer.local.embedding.tokens import Tokens
 
 LEAST_ROWS = 64  # of a recording: fewer take a GPU no less time
 SHORTEST = 16
@@ -44,14 +43,13 @@ class Packed:
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, sequences: Sequence[TokenIds], device: torch.device) -> Packed:
+    def of(cls, sequences: Tokens, device: torch.device) -> Packed:
         """Pack sequences that are sorted by length."""
-        lengths = np.array([len(ids) for ids in sequences])
-        num_tokens, is_gpu = int(lengths.sum()), device.type == "cuda"
+        num_tokens, is_gpu = len(sequences.ids), device.type == "cuda"
         num_rows = num_tokens if is_gpu else round_size(num_tokens)
-        shape = Shape(num_rows, len(lengths), int(lengths[0]))
-        block = shape.block(sequences, lengths, is_gpu=is_gpu).to(device, non_blocking=True)
-        return cls(*shape.parts(block), num_tokens, shape.longest, tuple(lengths.tolist()))
+        shape = Shape(num_rows, len(sequences), sequences.lengths[0])
+        block = shape.block(sequences, is_gpu=is_gpu).to(device, non_blocking=True)
+        return cls(*shape.parts(block), num_tokens, shape.longest, tuple(sequences.lengths))
 
     @property
     def num_sequences(self) -> int:
@@ -108,17 +106,15 @@ class Shape:
     longest: int
 
     @classmethod
-    def around(cls, lengths: NDArray[np.int64]) -> Shape:
+    def around(cls, sequences: Tokens) -> Shape:
         """The smallest of few that has room for sequences and one more."""
         return cls(
-            round_size(max(LEAST_ROWS, int(lengths.sum()))),
-            1 << len(lengths).bit_length(),
-            1 << (max(SHORTEST, int(lengths[0])) - 1).bit_length(),
+            round_size(max(LEAST_ROWS, len(sequences.ids))),
+            1 << len(sequences).bit_length(),
+            1 << (max(SHORTEST, *sequences.lengths) - 1).bit_length(),
         )
 
-    def block(
-        self, sequences: Sequence[TokenIds], lengths: NDArray[np.int64], *, is_gpu: bool
-    ) -> Tensor:
+    def block(self, sequences: Tokens, *, is_gpu: bool) -> Tensor:
         """Ids, positions and ends side by side, to be sent in one copy; see `Packed`.
 
         For a GPU it is in memory that the system cannot move, from where a copy runs by itself.
@@ -127,11 +123,12 @@ class Shape:
         dtype = torch.int32 if is_gpu else torch.int64
         block = torch.zeros(size, dtype=dtype, pin_memory=is_gpu)
         ids, positions, ends = np.split(block.numpy(), [self.rows, 2 * self.rows])
+        lengths = np.array(sequences.lengths)
         used = len(lengths) + 1
         np.cumsum(lengths, out=ends[1:used])
         ends[used:] = self.rows
         num_tokens = int(ends[used - 1])
-        np.concatenate([np.asarray(sequence) for sequence in sequences], out=ids[:num_tokens])
+        ids[:num_tokens] = sequences.ids
         positions[:num_tokens] = np.arange(num_tokens)
         positions[:num_tokens] -= np.repeat(ends[: used - 1], lengths)
         return block
@@ -154,9 +151,7 @@ def round_size(tokens: int) -> int:
 class Means(Protocol):
     """Means of the rows of sequences, in one call."""
 
-    def __call__(
-        self, sequences: Sequence[TokenIds], *, is_unit: bool
-    ) -> tuple[NDArray[np.float32], bool]:
+    def __call__(self, sequences: Tokens, *, is_unit: bool) -> tuple[NDArray[np.float32], bool]:
         """Float32 ``(sequences, width)``, and whether all values are finite.
 
         Args:

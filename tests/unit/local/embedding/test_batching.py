@@ -12,6 +12,14 @@ from hybrid_infer.local.embedding.batching import Window, length_buckets
 LENGTHS = st.lists(st.integers(0, 600), max_size=60)
 
 
+def texts_of(batch):
+    """How many texts each owner has in a batch."""
+    counts = Counter()
+    for share in batch:
+        counts[share.owner] += len(share)
+    return counts
+
+
 def drain(window, budget, items):
     while batch := window.take(budget, items):
         yield batch
@@ -26,18 +34,22 @@ def test_every_sequence_is_in_exactly_one_batch_within_the_bounds(bulks, budget,
     window, expected, kinds = Window(), Counter(), {}
     for number, (owner, kind, lengths) in enumerate(bulks):
         kinds.setdefault(owner, kind)
-        indexed = [((number, index), length) for index, length in enumerate(lengths)]
-        window.add(owner, kinds[owner], indexed)
-        expected.update((owner, index, length) for index, length in indexed)
+        window.add(owner, kinds[owner], number, lengths)
+        expected.update((owner, number, place, length) for place, length in enumerate(lengths))
     assert len(window) == expected.total()
     seen = Counter()
     for batch in drain(window, budget, items):
-        tokens = [entry.length for entry in batch]
-        assert sum(tokens) <= budget or len(batch) == 1
-        assert len(batch) <= items
-        assert tokens == sorted(tokens, reverse=True)
-        assert len({kinds[entry.owner] for entry in batch}) == 1
-        seen.update((entry.owner, entry.index, entry.length) for entry in batch)
+        tokens = [length for share in batch for length in share.lengths]
+        assert sum(tokens) <= budget or len(tokens) == 1
+        assert len(tokens) <= items
+        assert all(share.lengths == sorted(share.lengths, reverse=True) for share in batch)
+        assert all(share.tokens == sum(share.lengths) for share in batch)
+        assert len({kinds[share.owner] for share in batch}) == 1
+        seen.update(
+            (share.owner, share.source, *found)
+            for share in batch
+            for found in zip(share.places, share.lengths, strict=True)
+        )
     assert seen == expected
     assert not window
 
@@ -49,7 +61,7 @@ class NobodyStarves(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.window, self.number = Window(), 0
+        self.window = Window()
         self.kinds, self.waited, self.left = {}, {}, {}
 
     @rule(
@@ -59,8 +71,7 @@ class NobodyStarves(RuleBasedStateMachine):
     )
     def add(self, owner, kind, lengths):
         kind = self.kinds.setdefault(owner, kind)
-        self.window.add(owner, kind, [(self.number + i, n) for i, n in enumerate(lengths)])
-        self.number += len(lengths)
+        self.window.add(owner, kind, None, lengths)
         self.left[owner] = self.left.get(owner, 0) + len(lengths)
         self.waited.setdefault(owner, 0)
 
@@ -76,7 +87,7 @@ class NobodyStarves(RuleBasedStateMachine):
     @rule()
     def take(self):
         batch = self.window.take(self.budget, self.items)
-        served = Counter(entry.owner for entry in batch)
+        served = texts_of(batch)
         assert set(served) <= set(self.waited)
         assert bool(batch) == bool(self.waited)
         for owner in list(self.waited):
@@ -95,57 +106,58 @@ TestNobodyStarves = NobodyStarves.TestCase
 
 def test_a_single_query_is_in_the_next_batch_whatever_bulk_job_it_meets():
     window = Window()
-    window.add("bulk", True, [(index, 40) for index in range(100_000)])
+    window.add("bulk", True, None, [40] * 100_000)
     window.take(8192, 4096)
-    window.add("query", True, [(0, 30)])
+    window.add("query", True, None, [30])
     batch = window.take(8192, 4096)
-    assert Counter(entry.owner for entry in batch) == {"query": 1, "bulk": 204}
+    assert texts_of(batch) == {"query": 1, "bulk": 204}
 
 
 def test_bulk_jobs_share_evenly():
     window = Window()
     for owner in "abc":
-        window.add(owner, True, [(index, 10) for index in range(1000)])
-    shares = Counter(entry.owner for entry in window.take(600, 4096))
+        window.add(owner, True, None, [10] * 1000)
+    shares = texts_of(window.take(600, 4096))
     assert shares == {"a": 20, "b": 20, "c": 20}
 
 
 def test_what_the_small_leave_the_large_get():
     window = Window()
-    window.add("small", True, [(0, 10)])
-    window.add("large", True, [(index, 10) for index in range(1000)])
-    assert Counter(entry.owner for entry in window.take(600, 4096)) == {"small": 1, "large": 59}
+    window.add("small", True, None, [10])
+    window.add("large", True, None, [10] * 1000)
+    assert texts_of(window.take(600, 4096)) == {"small": 1, "large": 59}
 
 
 def test_neighbours_have_similar_lengths():
     window = Window()
-    window.add("a", True, [(index, index % 97 + 1) for index in range(970)])
-    spreads = [batch[0].length - batch[-1].length for batch in drain(window, 2000, 4096)]
+    window.add("a", True, None, [index % 97 + 1 for index in range(970)])
+    shares = [share.lengths for batch in drain(window, 2000, 4096) for share in batch]
+    spreads = [lengths[0] - lengths[-1] for lengths in shares]
     assert max(spreads[:10]) <= 3
 
 
 def test_bulks_of_one_owner_never_overtake_each_other():
     window = Window()
-    window.add("a", True, [(0, 1)])
-    window.add("a", True, [(1, 500)])
-    assert [entry.index for entry in window.take(500, 4096)] == [0]
+    window.add("a", True, "earlier", [1])
+    window.add("a", True, "later", [500])
+    assert [share.source for share in window.take(500, 4096)] == ["earlier"]
 
 
 def test_an_owner_in_front_is_served_although_it_does_not_fit_behind_others():
     window = Window()
-    window.add("first", True, [(index, 60) for index in range(4)])
-    window.add("long", True, [(0, 100)])
-    assert [entry.owner for entry in window.take(100, 4096)] == ["first"]
-    assert [entry.owner for entry in window.take(100, 4096)] == ["long"]
+    window.add("first", True, None, [60] * 4)
+    window.add("long", True, None, [100])
+    assert [share.owner for share in window.take(100, 4096)] == ["first"]
+    assert [share.owner for share in window.take(100, 4096)] == ["long"]
 
 
 def test_what_is_not_wanted_is_dropped():
     window = Window()
-    window.add("gone", True, [(0, 5), (1, 5)])
-    window.add("here", True, [(0, 5)])
+    window.add("gone", True, None, [5, 5])
+    window.add("here", True, None, [5])
     asked = []
     batch = window.take(100, 10, lambda owner: asked.append(owner) or owner == "here")
-    assert [entry.owner for entry in batch] == ["here"]
+    assert [share.owner for share in batch] == ["here"]
     assert asked == ["gone", "here"]
     assert not window
 
@@ -153,13 +165,13 @@ def test_what_is_not_wanted_is_dropped():
 @pytest.mark.parametrize("budget", [1, 4, 5])
 def test_a_sequence_above_the_budget_is_a_batch_of_its_own(budget):
     window = Window()
-    window.add("a", True, [(0, 5), (1, 5)])
-    assert [len(batch) for batch in drain(window, budget, 10)] == [1, 1]
+    window.add("a", True, None, [5, 5])
+    assert [texts_of(batch)["a"] for batch in drain(window, budget, 10)] == [1, 1]
 
 
 def test_an_empty_window_gives_an_empty_batch():
     window = Window()
-    window.add("a", True, [])
+    window.add("a", True, None, [])
     assert not window
     assert window.take(10, 10) == []
 
@@ -175,3 +187,17 @@ def test_buckets_cover_a_batch_and_pad_little(lengths):
         assert bucket.length in (own[0], 16) or bucket.length % 32 == 0
         assert len(set(own)) > 1 or bucket.length == own[0]
     assert numbers == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=20), st.data())
+def test_a_share_splits_into_what_it_was(lengths, data):
+    window = Window()
+    window.add("a", True, "source", lengths)
+    (share,) = window.take(1000, 1000)
+    count = data.draw(st.integers(0, len(lengths)))
+    one, other = share.split(count)
+    assert len(one) == count
+    assert one.places + other.places == share.places
+    assert [lengths[place] for place in share.places] == one.lengths + other.lengths
+    assert (one.tokens, other.tokens) == (sum(one.lengths), sum(other.lengths))
+    assert {(part.owner, part.source) for part in (one, other)} == {("a", "source")}

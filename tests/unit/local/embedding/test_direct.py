@@ -19,6 +19,7 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
+from hybrid_infer.local.embedding.tokens import Tokens
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
 TROUBLE = {
@@ -36,7 +37,8 @@ class FakeTokenizer:
         if "!break" in texts:
             raise RuntimeError("boom")
         ids = [[ord(c) for c in text][: self.max_seq_length] for text in texts]
-        return TokenizedTexts(ids, [len(text) > self.max_seq_length for text in texts])
+        cut = [number for number, text in enumerate(texts) if len(text) > self.max_seq_length]
+        return TokenizedTexts(Tokens.of(ids), cut)
 
 
 class FakeEncoder:
@@ -50,8 +52,8 @@ class FakeEncoder:
         self.gates = {}
         self.entered = threading.Semaphore(0)
 
-    def num_places(self, lengths):
-        return len(lengths) * max(lengths)
+    def num_places(self, *, tokens, count, longest):
+        return count * longest
 
     def _direct(self):
         encoder = self
@@ -158,7 +160,7 @@ def test_a_caller_computes_nothing_while_others_wait(engine, encoder):
         second = other.submit(embed, engine, "second")
         encoder.gates["queued"].set()
         assert second.result(10).vectors.tolist() == [sums(["second"])]
-    assert queued.future.result(10).vectors.tolist() == [sums(["queued"])]
+    assert queued.result(10).vectors.tolist() == [sums(["queued"])]
     assert encoder.threads["second"].name.startswith("hybrid-infer-embed")
 
 
@@ -219,4 +221,4 @@ def test_an_empty_request_is_refused(engine):
     with pytest.raises(LocalEngineError, match="nothing"):
         embed(engine)
     with pytest.raises(LocalEngineError, match="nothing"):
-        engine.submit(EmbedRequest(SPEC, ()), Deadline(10)).future.result(10)
+        engine.submit(EmbedRequest(SPEC, ()), Deadline(10)).result(10)

@@ -24,6 +24,7 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.waiting import wait, wait_async
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
@@ -43,7 +44,8 @@ class FakeTokenizer:
         if "!exit while tokenising" in texts:
             raise SystemExit(1)
         ids = [[ord(c) for c in text][: self.max_seq_length] for text in texts]
-        return TokenizedTexts(ids, [len(text) > self.max_seq_length for text in texts])
+        cut = [number for number, text in enumerate(texts) if len(text) > self.max_seq_length]
+        return TokenizedTexts(Tokens.of(ids), cut)
 
 
 class FakeEncoder:
@@ -59,8 +61,8 @@ class FakeEncoder:
         self.batches = []
         self.capacity = math.inf
 
-    def num_places(self, lengths):
-        return len(lengths) * max(lengths)
+    def num_places(self, *, tokens, count, longest):
+        return count * longest
 
     def encode(self, sequences, *, normalize):
         self.entered.set()
@@ -117,7 +119,7 @@ def submit(engine, *texts, deadline=None, **options):
 def embed(engine, *texts, deadline=None, **options):
     deadline = deadline or Deadline(10)
     job = engine.submit(EmbedRequest(SPEC, texts, **options), deadline)
-    return wait(job.future, deadline, job.abandon)
+    return wait(job, deadline, job.cancel)
 
 
 def test_rows_come_back_in_order_whatever_the_batches(engine):
@@ -144,7 +146,7 @@ def test_batches_tell_waits_padding_and_tokenising_once(encoder, clock):
     clock.advance(10)
     encoder.gate.set()
     for job in [first, *rest]:
-        job.future.result(10)
+        job.result(10)
     engine.close()
     told = [(e.queue_wait_seconds, e.padded_tokens, e.tokenize_seconds) for e in events]
     # Seven texts took a second each to tokenise, six of them while the first was computed. The next
@@ -186,7 +188,7 @@ def behind_a_blocker(engine, encoder, texts):
     assert encoder.entered.wait(10)
     jobs = [submit(engine, text) for text in texts]
     encoder.gate.set()
-    blocker.future.result(10)
+    blocker.result(10)
     return jobs
 
 
@@ -194,7 +196,7 @@ def test_callers_share_batches(encoder):
     engine = make_engine(encoder, token_budget=8192)
     texts = [f"text {index:02}" for index in range(64)]
     jobs = behind_a_blocker(engine, encoder, texts)
-    sums = [job.future.result(10).vectors[0, 1] for job in jobs]
+    sums = [job.result(10).vectors[0, 1] for job in jobs]
     assert sums == [sum(map(ord, text)) for text in texts]
     assert encoder.batches == [["blocker"], texts]
     engine.close()
@@ -205,7 +207,7 @@ def test_a_crowd_is_tokenised_together(encoder):
     engine = make_engine(encoder, tokenizer, token_budget=8192)
     texts = [f"text {index:02}" for index in range(64)]
     for job in behind_a_blocker(engine, encoder, texts):
-        job.future.result(10)
+        job.result(10)
     assert [text for part in tokenizer.slices for text in part] == ["blocker", *texts]
     assert [len(part) for part in tokenizer.slices[:8]] == [1] * 8  # no crowd yet
     assert len(tokenizer.slices) < len(texts)
@@ -233,13 +235,13 @@ def test_one_that_cannot_be_tokenised_in_a_crowd_fails_alone(
         for index in range(64)
     ]
     encoder.gate.set()
-    blocker.future.result(10)
+    blocker.result(10)
     for index, job in enumerate(jobs):
         if index == position:
             with pytest.raises(error):
-                job.future.result(10)
+                job.result(10)
         else:
-            assert job.future.result(10).vectors[0, 0] == len(str(index))
+            assert job.result(10).vectors[0, 0] == len(str(index))
     engine.close()
 
 
@@ -259,10 +261,10 @@ def test_a_lane_does_not_wait_for_the_tokens_of_those_who_have_left(encoder):
     left = [submit(engine, f"left {index}") for index in range(9)]
     encoder.gate.set()
     for job in left:
-        job.abandon()
+        job.cancel()
     held.set()
     for job in [*jobs, slow]:
-        assert job.future.result(10).vectors.shape == (1, 2)
+        assert job.result(10).vectors.shape == (1, 2)
     assert not any(text.startswith("left") for text in encoder.computed)
     engine.close()
 
@@ -277,9 +279,9 @@ def test_only_the_poisoned_caller_of_a_shared_batch_fails(encoder, poison, posit
     for text, job in zip(texts, jobs, strict=True):
         if text == poison:
             with pytest.raises(LocalEngineError):
-                job.future.result(10)
+                job.result(10)
         else:
-            assert job.future.result(10).vectors[0, 1] == sum(map(ord, text))
+            assert job.result(10).vectors[0, 1] == sum(map(ord, text))
     assert len(encoder.batches) - 2 <= 2 * 5 + 1
     engine.close()
 
@@ -320,9 +322,9 @@ def test_a_lost_device_closes_the_engine(engine, caplog):
 def test_a_dying_thread_answers_its_callers_and_is_replaced(engine, encoder, caplog):
     jobs = behind_a_blocker(engine, encoder, ["!exit", "aaaaaaaa", "bbbbbbbb"])
     with pytest.raises(EngineClosedError, match="SystemExit"):
-        jobs[0].future.result(10)
-    assert jobs[1].future.result(10).vectors[0, 0] == 8
-    assert jobs[2].future.result(10).vectors[0, 0] == 8
+        jobs[0].result(10)
+    assert jobs[1].result(10).vectors[0, 0] == 8
+    assert jobs[2].result(10).vectors[0, 0] == 8
     assert not engine.is_closed
 
 
@@ -338,7 +340,7 @@ def test_a_thread_that_dies_too_often_closes_the_engine(engine, encoder, clock, 
     jobs = behind_a_blocker(engine, encoder, ["!exit", "aaaaaaaa", "bbbbbbbb"])
     for job in jobs:
         with pytest.raises(EngineClosedError):
-            job.future.result(10)
+            job.result(10)
     assert engine.is_closed
     with pytest.raises(EngineClosedError):
         embed(engine, "a")
@@ -382,8 +384,8 @@ def test_a_query_behind_a_bulk_job_waits_for_the_running_batch_only(encoder):
     assert encoder.entered.wait(10)
     query = submit(engine, "query")
     encoder.gate.set()
-    query.future.result(10)
-    bulk.future.result(10)
+    query.result(10)
+    bulk.result(10)
     assert "query" in encoder.batches[1]
     engine.close()
 
@@ -395,7 +397,7 @@ def test_texts_that_may_not_share_a_batch_do_not(engine, encoder):
     jobs = [submit(engine, text, normalize=text in "ac") for text in "abc"]
     encoder.gate.set()
     for job in [first, *jobs]:
-        job.future.result(10)
+        job.result(10)
     assert encoder.batches[1:] == [["a", "c"], ["b"]]
 
 
@@ -408,9 +410,9 @@ def test_every_batch_renews_the_deadline(encoder, clock):
     engine = make_engine(Slow(), clock=clock)
     texts = ["aaaaaaaa", "bbbbbbbb", "cccccccc"]
     deadline = Deadline(5, renewable=True, clock=clock)
-    assert submit(engine, *texts, deadline=deadline).future.result(10).vectors.shape == (3, 2)
+    assert submit(engine, *texts, deadline=deadline).result(10).vectors.shape == (3, 2)
     with pytest.raises(DeadlineExceededError):
-        submit(engine, *texts, deadline=Deadline(5, clock=clock)).future.result(10)
+        submit(engine, *texts, deadline=Deadline(5, clock=clock)).result(10)
     engine.close()
 
 
@@ -435,7 +437,7 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(encoder, cl
         submit(engine, *texts)
     assert caught.value.retry_after == pytest.approx(sum(map(len, texts)) / 4)
     encoder.gate.set()
-    running.future.result(10)
+    running.result(10)
     embed(engine, *texts)
     engine.close()
 
@@ -452,9 +454,9 @@ def test_what_is_left_alone_leaves_no_trace(encoder):
     running = submit(engine, "running")
     assert encoder.entered.wait(10)
     for _ in range(50):
-        submit(engine, *"abcd").abandon()
+        submit(engine, *"abcd").cancel()
     encoder.gate.set()
-    running.future.result(10)
+    running.result(10)
     embed(engine, *"abcde")
     scheduler = engine._scheduler
     admission = scheduler._live._admission
@@ -505,10 +507,10 @@ def test_what_is_abandoned_while_queued_is_never_computed(engine, encoder):
     assert encoder.entered.wait(10)
     second = engine.submit(EmbedRequest(SPEC, ("second",)), Deadline(10))
     third = engine.submit(EmbedRequest(SPEC, ("third",)), Deadline(10))
-    second.abandon()
+    second.cancel()
     encoder.gate.set()
-    first.future.result(10)
-    third.future.result(10)
+    first.result(10)
+    third.result(10)
     assert encoder.computed == ["first", "third"]
 
 
@@ -519,9 +521,9 @@ def test_what_expires_while_queued_is_never_computed(engine, encoder, clock):
     late = engine.submit(EmbedRequest(SPEC, ("late",)), Deadline(5, clock=clock))
     clock.advance(6)
     encoder.gate.set()
-    first.future.result(10)
+    first.result(10)
     with pytest.raises(DeadlineExceededError):
-        late.future.result(10)
+        late.result(10)
     assert encoder.computed == ["first"]
 
 
@@ -539,7 +541,7 @@ def test_a_cancelled_task_abandons_its_work(engine, encoder):
     async def main():
         deadline = Deadline(10)
         job = engine.submit(EmbedRequest(SPEC, ("unwanted",)), deadline)
-        task = asyncio.create_task(wait_async(job.future, deadline, job.abandon))
+        task = asyncio.create_task(wait_async(job, deadline, job.cancel))
         await asyncio.wait([task], timeout=0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -547,7 +549,7 @@ def test_a_cancelled_task_abandons_its_work(engine, encoder):
 
     asyncio.run(main())
     encoder.gate.set()
-    blocker.future.result(10)
+    blocker.result(10)
     embed(engine, "after")
     assert encoder.computed == ["blocker", "after"]
 
@@ -561,7 +563,7 @@ def test_closing_answers_everyone(engine, encoder):
     closer.start()
     for job in waiting:
         with pytest.raises(EngineClosedError):
-            job.future.result(10)
+            job.result(10)
     encoder.gate.set()
     closer.join(10)
     assert not closer.is_alive()
@@ -574,7 +576,7 @@ def test_closing_answers_the_running_request_and_ends_within_a_batch(engine, enc
     closer = threading.Thread(target=engine.close)
     closer.start()
     with pytest.raises(EngineClosedError):
-        running.future.result(10)
+        running.result(10)
     encoder.gate.set()
     closer.join(10)
     assert not closer.is_alive()
@@ -589,7 +591,7 @@ def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog)
         asyncio.get_running_loop().set_exception_handler(lambda _, seen: unhandled.append(seen))
         deadline = Deadline(10)
         job = engine.submit(EmbedRequest(SPEC, ("!error",)), deadline)
-        task = asyncio.create_task(wait_async(job.future, deadline, job.abandon))
+        task = asyncio.create_task(wait_async(job, deadline, job.cancel))
         await asyncio.wait([task], timeout=0)
         assert await asyncio.to_thread(encoder.entered.wait, 10)
         task.cancel()
@@ -597,7 +599,7 @@ def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog)
             await task
         encoder.gate.set()
         after = engine.submit(EmbedRequest(SPEC, ("after",)), deadline)
-        await wait_async(after.future, deadline, after.abandon)
+        await wait_async(after, deadline, after.cancel)
 
     asyncio.run(main())
     gc.collect()
@@ -619,9 +621,9 @@ def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engin
         submit(engine, "a")
     assert caught.value.retry_after == 30
     with pytest.raises(DeadlineExceededError):
-        wait(late.future, waiting, late.abandon)
+        wait(late, waiting, late.cancel)
     encoder.gate.set()
-    assert hung.future.result(10).vectors.shape == (1, 2)
+    assert hung.result(10).vectors.shape == (1, 2)
     assert embed(engine, "b").vectors.shape == (1, 2)
 
 
@@ -642,6 +644,6 @@ def test_slow_batches_are_not_taken_for_hung_ones(encoder, clock):
     clock.advance(199)
     accepted = submit(engine, "accepted")
     encoder.gate.set()
-    assert running.future.result(10).vectors.shape == (1, 2)
-    assert accepted.future.result(10).vectors.shape == (1, 2)
+    assert running.result(10).vectors.shape == (1, 2)
+    assert accepted.result(10).vectors.shape == (1, 2)
     engine.close()

@@ -22,6 +22,7 @@ from hybrid_infer.local.embedding.lanes import (
     split_cores,
 )
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
+from hybrid_infer.local.embedding.tokens import Tokens
 
 SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
@@ -31,7 +32,7 @@ class FakeTokenizer:
     is_quick = False
 
     def __call__(self, texts):
-        return TokenizedTexts([[ord(c) for c in text] for text in texts], [False] * len(texts))
+        return TokenizedTexts(Tokens.of([ord(c) for c in text] for text in texts), ())
 
 
 class FakeEncoder:
@@ -75,7 +76,7 @@ def engine(encoder):
 
 
 def submit(engine, *texts):
-    return engine.submit(EmbedRequest(SPEC, texts), Deadline(10)).future
+    return engine.submit(EmbedRequest(SPEC, texts), Deadline(10))
 
 
 def sums(texts):

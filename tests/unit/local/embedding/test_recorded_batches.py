@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from hybrid_infer.local.embedding.encoders import load_encoder, postnorm
 from hybrid_infer.local.embedding.encoders.packed import LEAST_ROWS, Shape
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.facts import snapshot_facts
@@ -59,17 +60,16 @@ def encoders():
 def test_what_a_shape_adds_reaches_no_vector(encoders, lengths, seed):
     plain, recordable = encoders
     source = np.random.default_rng(seed)
-    sequences = [source.integers(1, 200, length).astype(np.int32) for length in lengths]
-    sizes = np.array(lengths)
-    shape = Shape.around(sizes)
-    block = shape.block(sequences, sizes, is_gpu=False)
+    sequences = Tokens.of(source.integers(1, 200, length) for length in lengths)
+    shape = Shape.around(sequences)
+    block = shape.block(sequences, is_gpu=False)
     got = recordable._pooled(shape.packed(block), normalize=True)[: len(sequences)].numpy()
     np.testing.assert_allclose(got, plain.encode(sequences, normalize=True), atol=2e-5)
 
 
 @given(LENGTHS)
 def test_shapes_are_few_and_have_room_for_one_more_sequence(lengths):
-    shape = Shape.around(np.array(lengths))
+    shape = Shape.around(Tokens(np.empty(sum(lengths), np.int32), lengths))
     assert shape.sequences > len(lengths)
     assert shape.sequences <= 2 * len(lengths)
     assert lengths[0] <= shape.longest < max(2 * lengths[0], 17)

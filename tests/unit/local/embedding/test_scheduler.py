@@ -4,13 +4,17 @@ import threading
 from contextlib import suppress
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.scheduler import Scheduler
+from hybrid_infer.local.embedding.texts import Slice
+from hybrid_infer.local.embedding.tokens import Tokens
 
 PATIENCE_SECONDS = 20.0
+NO_IDS = np.empty(0, np.int32)  # nobody looks at them
 
 
 class Runner:
@@ -27,11 +31,11 @@ class Runner:
     def run(self, batch, *, normalize):
         self.entered.set()
         assert self.gate.wait(PATIENCE_SECONDS)
-        for entry in batch:
-            entry.owner.texts.num_left -= 1
-            if not entry.owner.texts.num_left:
+        for share in batch:
+            share.owner.texts.num_left -= len(share)
+            if not share.owner.texts.num_left:
                 with suppress(Exception):  # it has been abandoned
-                    entry.owner.future.set_result(None)
+                    share.owner.give(None)
 
 
 def job(num_slices, tokens_of_a_slice):
@@ -53,7 +57,7 @@ def tokenize(jobs):
     done = []
     for one in jobs:
         texts = one.texts
-        done.append((one, [(texts.num_tokenized, texts.size)]))
+        done.append((one, Slice([texts.num_tokenized], Tokens(NO_IDS, [texts.size]))))
         texts.num_tokenized += 1
         texts.is_tokenized = texts.num_tokenized == texts.num_slices
     return done
@@ -83,7 +87,7 @@ def until_nobody_is_hungry(scheduler):
 
 def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner):
     """Each of forty holds its fortieth of what is tokenised ahead; then thirty-nine leave."""
-    scheduler.submit(job(1, 5), [(0, 5)])
+    scheduler.submit(job(1, 5), Slice([0], Tokens(NO_IDS, [5])))
     assert runner.entered.wait(PATIENCE_SECONDS)
     long = [job(30, 210) for _ in range(40)]
     short = [job(1, 5) for _ in range(8)]
@@ -94,7 +98,7 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
         stays = min(scheduler._untokenized, key=scheduler._window.tokens_of)
     for one in long:
         if one is not stays:
-            one.abandon()
+            one.cancel()
     runner.gate.set()
     for one in (*short, stays):
-        one.future.result(PATIENCE_SECONDS)
+        one.result(PATIENCE_SECONDS)

@@ -29,7 +29,7 @@ def words(tokenized):
 def test_cutting_is_reported(snapshot):
     tokenized = TextTokenizer(snapshot, 2)(["hello", "hello world", "hello world hello"])
     assert words(tokenized) == [["hello"], ["hello", "world"], ["hello", "world"]]
-    assert tokenized.truncated == [False, False, True]
+    assert list(tokenized.cut) == [2]
 
 
 def test_the_prompt_comes_first(snapshot):

@@ -13,6 +13,7 @@ from hybrid_infer.local.embedding.attention import RelativeBias
 from hybrid_infer.local.embedding.encoders.native_stack import NativeStack, supports
 from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.embedding.encoders.postnorm import Names, TorchStack, load_stack
+from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.native.averages import can_average, segment_means
 from hybrid_infer.local.weights import Weights
 
@@ -72,9 +73,8 @@ def make_weights(folder, width, heads, inner, dtype="bfloat16"):
 
 def packed(lengths):
     generator = torch.Generator().manual_seed(1)
-    return Packed.of(
-        [torch.randint(50, (length,), generator=generator).numpy() for length in lengths], CPU
-    )
+    ids = (torch.randint(50, (length,), generator=generator).numpy() for length in lengths)
+    return Packed.of(Tokens.of(ids), CPU)
 
 
 def stacks(folder, shape, *, is_relative):
@@ -120,7 +120,7 @@ def test_a_sequence_is_the_same_whatever_its_neighbours(tmp_path):
     with torch.inference_mode():
         together = ours(whole)[: whole.num_tokens].split(LENGTHS)
         for rows, ids in zip(together, whole.ids[: whole.num_tokens].split(LENGTHS), strict=True):
-            alone = Packed.of([ids.numpy()], CPU)
+            alone = Packed.of(Tokens.of([ids.numpy()]), CPU)
             torch.testing.assert_close(rows, ours(alone), rtol=0, atol=0)
 
 
@@ -138,7 +138,7 @@ def test_a_value_that_is_no_number_stays_in_its_own_sequence(tmp_path):
             parts = ids.split(LENGTHS)
             parts[poisoned][-1] = poison
             rows = ours(replace(batch, ids=ids)).split(LENGTHS)
-            means, all_finite = ours.means([part.numpy() for part in parts], is_unit=True)
+            means, all_finite = ours.means(Tokens.of(part.numpy() for part in parts), is_unit=True)
             assert not all_finite
             expected = [number != poisoned for number in range(len(LENGTHS))]
             assert [bool(part.isfinite().all()) for part in rows] == expected
@@ -153,7 +153,7 @@ def test_means_are_those_of_the_rows(tmp_path, threads, own_threads):
     with torch.inference_mode():
         ours = NativeStack(native.library(), weights, config, NAMES, positions, None, None)
         batch = packed(LENGTHS)
-        sequences = [part.numpy() for part in batch.ids[: batch.num_tokens].split(LENGTHS)]
+        sequences = Tokens(batch.ids[: batch.num_tokens].numpy().astype(np.int32), LENGTHS)
         rows = ours(batch).split(LENGTHS)
     expected = torch.stack([part.float().mean(0) for part in rows])
     torch.testing.assert_close(torch.from_numpy(ours.means(sequences, is_unit=False)[0]), expected)
@@ -229,8 +229,8 @@ def test_what_is_in_no_table_is_not_read(tmp_path, token, length, num_positions)
         with pytest.raises(IndexError):
             ours(batch)
         with pytest.raises(IndexError):
-            ours.means([batch.ids[:length].numpy()], is_unit=True)
-        means, all_finite = ours.means([[1, 2, 3]], is_unit=True)
+            ours.means(Tokens.of([batch.ids[:length].numpy()]), is_unit=True)
+        means, all_finite = ours.means(Tokens.of([[1, 2, 3]]), is_unit=True)
         assert all_finite
         assert np.isfinite(means).all()
 
@@ -250,6 +250,6 @@ def test_texts_without_tokens_have_no_rows(tmp_path):
         ours = NativeStack(native.library(), weights, config, NAMES, table, None, None)
         empty = packed([0, 0])
         assert ours(empty).shape == (0, 64)
-        means, all_finite = ours.means([[], []], is_unit=False)
+        means, all_finite = ours.means(Tokens.of([[], []]), is_unit=False)
         assert np.isnan(means).all()
         assert not all_finite
