@@ -12,6 +12,8 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from hybrid_infer.datatypes.chat import (
     ChatChoice,
@@ -22,30 +24,61 @@ from hybrid_infer.datatypes.chat import (
     ToolCall,
 )
 from hybrid_infer.datatypes.route import Route
+from hybrid_infer.server.work import CONNECTION, Connection
 
 Encoding = Literal["float", "base64"]
+Headers = tuple[tuple[str, str], ...]
 
 NUMBERS_PER_TURN = 65_536  # written at once, about 5 ms, before other requests get the loop
 JSON = "application/json"
 HEADER_PREFIX = "x-hybrid-infer-"
 
 
+class Vectors(Response):
+    """An answer with vectors, of which there are many a second.
+
+    Args:
+        content: JSON.
+        route: who computed them.
+    """
+
+    def __init__(self, content: bytes, route: Route) -> None:
+        # Starlette would write its headers now, and uvicorn check and write them again.
+        self._content, self._route = content, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        connection: Connection = scope[CONNECTION]
+        headers = _of_route(self._route)
+        if not connection.answer(_lines(headers), self._content):
+            await Response(self._content, 200, dict(headers), JSON)(scope, receive, send)
+
+
 def route_headers(route: Route) -> dict[str, str]:
     """Who served, why, and after how many tries."""
-    return dict(
-        _named(
-            backend=route.backend,
-            provider=route.provider,
-            model=route.model,
-            revision=route.revision,
-            reason=str(route.reason),
-            attempts=str(len(route.attempts)),
-        )
+    return dict(_of_route(route))
+
+
+def _of_route(route: Route) -> Headers:
+    return _named(
+        backend=route.backend,
+        provider=route.provider,
+        model=route.model,
+        revision=route.revision,
+        reason=str(route.reason),
+        attempts=str(len(route.attempts)),
     )
 
 
 @lru_cache(maxsize=1024)
-def _named(**values: str | None) -> tuple[tuple[str, str], ...]:
+def _lines(headers: Headers) -> bytes:
+    """Headers of an answer in JSON, as they are sent."""
+    every = (("content-type", JSON), *headers)
+    return "".join(f"{name}: {value}\r\n" for name, value in every).encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _named(**values: str | None) -> Headers:
     """Headers of the values that there are, as a header may hold them: the same again and again."""
     return tuple(
         (HEADER_PREFIX + name, quote(value, safe="/@:.-_ "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,10 @@ from hybrid_infer.server.lifecycle import HybridServer
 from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.options import ServerOptions
 from hybrid_infer.server.statistics import Statistics
+
+# Requests in progress are many objects and no garbage. To look for cycles whenever there are 700 more,
+# as Python does by itself, took a quarter of the event loop's time beside real batches.
+OBJECTS_PER_COLLECTION = 50_000
 
 
 def run(
@@ -43,4 +48,5 @@ def run(
     client = AsyncHybridClient(**client_arguments, on_event=observer)
     app = create_app(client, options, limits, statistics, metrics)
     server = HybridServer(app, options, limits, on_ready)
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     server.run(sockets=[listening])  # on uvloop where that is installed

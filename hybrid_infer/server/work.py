@@ -35,6 +35,14 @@ class Connection(Protocol):
     def whole_body(self) -> bytes:
         """The body of a request that is all here; once."""
 
+    def answer(self, head: bytes, body: bytes) -> bool:
+        """Write a whole answer at once; False if that cannot be, and nothing is written.
+
+        Args:
+            head: header lines, each with its line end.
+            body: what follows them.
+        """
+
     def name_answer(self, name: bytes, value: bytes) -> None:
         """Add a header to the answer, whoever gives it."""
 
