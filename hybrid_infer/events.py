@@ -186,7 +186,12 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A local copy left memory; `reason` is ``asked``, ``memory`` (for another model) or ``idle``."""
+    """A local copy that had finished loading left memory.
+
+    Attributes:
+        model: which, as `ModelLoaded` named it.
+        reason: ``asked``, ``memory`` (for another model), ``idle`` or ``closed`` (its client is).
+    """
 
     model: str
     reason: str
@@ -202,6 +207,9 @@ class BatchComputed:
         tokens: their tokens.
         forward_seconds: how long it took.
         waiting: texts that were tokenised and waited at that moment.
+        padded_tokens: places that were computed beyond those of `tokens`.
+        queue_wait_seconds: of each call whose first texts are in it, the time until it began.
+        tokenize_seconds: what tokenising took since the batch before, on all threads together.
     """
 
     model: str
@@ -209,6 +217,9 @@ class BatchComputed:
     tokens: int
     forward_seconds: float
     waiting: int
+    padded_tokens: int = 0
+    queue_wait_seconds: tuple[float, ...] = ()
+    tokenize_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,14 +141,13 @@ class Engines:
     # Loading ---------------------------------------------------------------------------------
 
     def _loader(self, spec: ModelSpec, key: Key) -> Load[AnyEngine]:
-        self._names[key] = spec.name
-        return lambda loading: self._load_now(spec, loading)
+        return lambda loading: self._load_now(spec, key, loading)
 
     def _load(self, spec: ModelSpec) -> Future[AnyEngine]:
         own = self._keys(spec)[0]
         return self._pool.request(own, self._loader(spec, own))
 
-    def _load_now(self, spec: ModelSpec, loading: Loading) -> AnyEngine:
+    def _load_now(self, spec: ModelSpec, key: Key, loading: Loading) -> AnyEngine:
         from hybrid_infer.local.loading import load_engine
 
         started = self._clock()
@@ -166,6 +165,7 @@ class Engines:
             settings=self._settings,
             on_event=self._on_event,
         )
+        self._names[key] = spec.name
         self._on_event(
             ModelLoaded(
                 spec.name,

@@ -46,7 +46,8 @@ class ModelPool(Generic[EngineT]):
     Args:
         clock: a monotonic clock in seconds.
         idle_seconds: after how long without a call an engine leaves; None: never.
-        on_unload: told a key and why its engine has left: ``asked``, ``memory`` or ``idle``.
+        on_unload: told a key and why its engine, loaded to the end, has left: ``asked``, ``memory``,
+            ``idle`` or ``closed``.
         start_timer: calls a function after some seconds.
     """
 
@@ -189,6 +190,7 @@ class ModelPool(Generic[EngineT]):
                 self._set_timer()
                 return
         engine.close()
+        self._on_unload(key, "closed" if self._is_closed else "asked")
         entry.future.set_exception(EngineClosedError("the model was unloaded while it loaded"))
 
     def _loaded(self, entry: Entry[EngineT], load: Load[EngineT]) -> EngineT:
@@ -287,9 +289,10 @@ class ModelPool(Generic[EngineT]):
         if not entry.future.done():
             return
         engine, entry.future = entry.engine, Future()  # so that nothing here keeps it alive
-        if engine is not None:
-            engine.close()
-            del engine
+        if engine is None:
+            return
+        engine.close()
+        del engine
         free_memory()
         self._on_unload(key, reason)
 
@@ -300,10 +303,11 @@ class ModelPool(Generic[EngineT]):
             return
         with self._lock:
             self._is_closed = True
-            entries, self._entries = list(self._entries.values()), {}
+            entries, self._entries = self._entries, {}
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        for entry in entries:
+        for key, entry in entries.items():
             if (engine := entry.engine) is not None:
                 engine.close()
+                self._on_unload(key, "closed")

@@ -6,7 +6,9 @@ reasons, all of them from closed sets: never a text, and never a Hub id that a c
 
 from __future__ import annotations
 
-from functools import singledispatchmethod
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 from hybrid_infer.datatypes.route import BackendKind
 from hybrid_infer.events import (
@@ -20,6 +22,7 @@ from hybrid_infer.events import (
     Event,
     FellBack,
     ModelLoaded,
+    ModelUnloaded,
     RemoteQuarantined,
     Retried,
     StreamEnded,
@@ -37,6 +40,7 @@ except ImportError as missing:
 # Durations grow by half, sizes double, as those of text-embeddings-inference do.
 SECONDS = tuple(0.001 * 1.5**power for power in range(30))
 SIZES = tuple(float(2**power) for power in range(15))
+RATIOS = (0.0, *(2.0**-power for power in range(7, 0, -1)), 0.75)
 OTHER_MODELS = "other"
 
 
@@ -55,18 +59,21 @@ class PrometheusObserver:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = REGISTRY if registry is None else registry
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"hybrid_infer_{name}", text, labels, registry=registry)
+        # Of each metric the function from labels to the one to count in, which remembers: finding it
+        # costs the library more than counting, on the way of every call.
+        def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
+            return cache(Counter(f"hybrid_infer_{name}", text, labels, registry=registry).labels)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"hybrid_infer_{name}", text, labels, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Callable[..., Gauge]:
+            return cache(Gauge(f"hybrid_infer_{name}", text, labels, registry=registry).labels)
 
         def histogram(
             name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
-        ) -> Histogram:
-            return Histogram(
+        ) -> Callable[..., Histogram]:
+            metric = Histogram(
                 f"hybrid_infer_{name}", text, labels, registry=registry, buckets=buckets
             )
+            return cache(metric.labels)
 
         call, model = ("operation", "model", "backend"), ("operation", "model")
         self._requests = counter("requests_total", "Calls that ended", *call, "outcome")
@@ -94,88 +101,107 @@ class PrometheusObserver:
         self._breaker = gauge("breaker_state", left_alone, "model", "backend")
         self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
         self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
+        self._loaded = gauge("models_loaded", "Local copies in memory", "model")
+        self._waits = histogram(
+            "queue_wait_seconds", "From a call to the start of its first batch", "model"
+        )
+        self._tokenize = histogram(
+            "tokenize_seconds", "Tokenising between one batch and the next", "model"
+        )
         self._forward = histogram("forward_seconds", "Computing one local batch", "model")
         self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)
+        padding = "Share of the tokens computed for a batch that belong to no text"
+        self._padding = histogram("batch_padding_ratio", padding, "model", buckets=RATIOS)
+
+        self._by_kind: dict[type[Event], Callable[[Any], None]] = {
+            CallFinished: self._call_finished,
+            StreamEnded: self._stream_ended,
+            CallFailed: self._call_failed,
+            FellBack: self._fell_back,
+            AttemptFinished: self._attempt_finished,
+            Retried: self._retried,
+            CacheLookedUp: self._cache_looked_up,
+            ModelLoaded: self._model_loaded,
+            ModelUnloaded: self._model_unloaded,
+            BatchComputed: self._batch_computed,
+            TargetClosed: self._target_closed,
+            RemoteQuarantined: self._target_closed,
+            TargetReopened: self._target_reopened,
+        }
 
     def __call__(self, event: Event) -> None:
-        """Count `event`."""
-        self._count(event)
+        """Count `event`; of a model that is loading there is nothing to count yet."""
+        count = self._by_kind.get(type(event))
+        if count is not None:
+            count(event)
 
-    @singledispatchmethod
-    def _count(self, event: Event) -> None:
-        """Of a model that is loading there is nothing to count yet."""
-
-    @_count.register
-    def _(self, event: CallFinished) -> None:
+    def _call_finished(self, event: CallFinished) -> None:
         asked, route = event.asked, event.route
         if asked.is_stream:
-            self._first.labels(*_call(asked, route.backend)).observe(route.latency_seconds)
+            self._first(*_call(asked, route.backend)).observe(route.latency_seconds)
         else:
             self._ended(asked, route.backend, event.answered, "ok", route.latency_seconds)
 
-    @_count.register
-    def _(self, event: StreamEnded) -> None:
+    def _stream_ended(self, event: StreamEnded) -> None:
         outcome = event.error or ("ok" if event.is_whole else "left")
         backend, seconds = event.route.backend, event.duration_seconds
         self._ended(event.asked, backend, event.answered, outcome, seconds)
 
-    @_count.register
-    def _(self, event: CallFailed) -> None:
+    def _call_failed(self, event: CallFailed) -> None:
         self._ended(event.asked, "none", Answered(), event.error, event.latency_seconds)
 
     def _ended(
         self, asked: Asked, backend: BackendKind | str, got: Answered, outcome: str, seconds: float
     ) -> None:
         labels = _call(asked, backend)
-        self._requests.labels(*labels, outcome).inc()
-        self._seconds.labels(*labels).observe(seconds)
+        self._requests(*labels, outcome).inc()
+        self._seconds(*labels).observe(seconds)
         for kind, number in (("input", got.input_tokens), ("output", got.output_tokens)):
             if number is not None:
-                self._tokens.labels(*labels, kind).inc(number)
+                self._tokens(*labels, kind).inc(number)
 
-    @_count.register
-    def _(self, event: FellBack) -> None:
-        self._fallbacks.labels(
-            _model(event.model), event.from_target, event.to_target, event.reason
-        ).inc()
+    def _fell_back(self, event: FellBack) -> None:
+        self._fallbacks(_model(event.model), event.from_target, event.to_target, event.reason).inc()
 
-    @_count.register
-    def _(self, event: AttemptFinished) -> None:
+    def _attempt_finished(self, event: AttemptFinished) -> None:
         target, outcome = event.attempt.target, event.attempt.reason or "ok"
-        self._attempts.labels(event.operation, _model(event.model), target, outcome).inc()
+        self._attempts(event.operation, _model(event.model), target, outcome).inc()
 
-    @_count.register
-    def _(self, event: Retried) -> None:
+    def _retried(self, event: Retried) -> None:
         labels = (event.operation, _model(event.model), event.target, event.reason)
-        self._retries.labels(*labels).inc()
+        self._retries(*labels).inc()
 
-    @_count.register
-    def _(self, event: CacheLookedUp) -> None:
+    def _cache_looked_up(self, event: CacheLookedUp) -> None:
         labels = (event.operation, _model(event.model))
-        self._hits.labels(*labels).inc(event.hits)
-        self._misses.labels(*labels).inc(event.misses)
+        self._hits(*labels).inc(event.hits)
+        self._misses(*labels).inc(event.misses)
 
-    @_count.register(TargetClosed)
-    @_count.register(RemoteQuarantined)
-    def _(self, event: TargetClosed | RemoteQuarantined) -> None:
-        self._breaker.labels(_model(event.model), event.target).set(1)
+    def _target_closed(self, event: TargetClosed | RemoteQuarantined) -> None:
+        self._breaker(_model(event.model), event.target).set(1)
 
-    @_count.register
-    def _(self, event: TargetReopened) -> None:
-        self._breaker.labels(_model(event.model), event.target).set(0)
+    def _target_reopened(self, event: TargetReopened) -> None:
+        self._breaker(_model(event.model), event.target).set(0)
 
-    @_count.register
-    def _(self, event: ModelLoaded) -> None:
-        self._loads.labels(_model(event.model)).observe(event.load_seconds)
+    def _model_loaded(self, event: ModelLoaded) -> None:
+        self._loads(_model(event.model)).observe(event.load_seconds)
+        self._loaded(_model(event.model)).inc()
 
-    @_count.register
-    def _(self, event: BatchComputed) -> None:
+    def _model_unloaded(self, event: ModelUnloaded) -> None:
+        self._loaded(_model(event.model)).dec()
+
+    def _batch_computed(self, event: BatchComputed) -> None:
         # The repository's name: only what is loaded computes, and little is.
-        self._depth.labels(event.model).set(event.waiting)
-        self._forward.labels(event.model).observe(event.forward_seconds)
-        self._rows.labels(event.model).observe(event.rows)
-        self._batch_tokens.labels(event.model).observe(event.tokens)
+        self._depth(event.model).set(event.waiting)
+        self._forward(event.model).observe(event.forward_seconds)
+        self._rows(event.model).observe(event.rows)
+        self._batch_tokens(event.model).observe(event.tokens)
+        computed = event.tokens + event.padded_tokens
+        self._padding(event.model).observe(event.padded_tokens / computed)
+        self._tokenize(event.model).observe(event.tokenize_seconds)
+        waits = self._waits(event.model)
+        for seconds in event.queue_wait_seconds:
+            waits.observe(seconds)
 
 
 def _call(asked: Asked, backend: str) -> tuple[str, str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+from binascii import b2a_base64
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
@@ -11,6 +12,8 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from hybrid_infer.datatypes.chat import (
     ChatChoice,
@@ -21,31 +24,67 @@ from hybrid_infer.datatypes.chat import (
     ToolCall,
 )
 from hybrid_infer.datatypes.route import Route
+from hybrid_infer.server.work import CONNECTION, Connection
 
 Encoding = Literal["float", "base64"]
+Headers = tuple[tuple[str, str], ...]
 
 NUMBERS_PER_TURN = 65_536  # written at once, about 5 ms, before other requests get the loop
 JSON = "application/json"
 HEADER_PREFIX = "x-hybrid-infer-"
 
 
+class Vectors(Response):
+    """An answer with vectors, of which there are many a second.
+
+    Args:
+        content: JSON.
+        route: who computed them.
+    """
+
+    def __init__(self, content: bytes, route: Route) -> None:
+        # Starlette would write its headers now, and uvicorn check and write them again.
+        self._content, self._route = content, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        connection: Connection = scope[CONNECTION]
+        headers = _of_route(self._route)
+        if not connection.answer(_lines(headers), self._content):
+            await Response(self._content, 200, dict(headers), JSON)(scope, receive, send)
+
+
 def route_headers(route: Route) -> dict[str, str]:
     """Who served, why, and after how many tries."""
-    named = {
-        "backend": route.backend,
-        "provider": route.provider,
-        "model": route.model,
-        "revision": route.revision,
-        "reason": str(route.reason),
-        "attempts": str(len(route.attempts)),
-    }
-    return {HEADER_PREFIX + name: _printable(value) for name, value in named.items() if value}
+    return dict(_of_route(route))
+
+
+def _of_route(route: Route) -> Headers:
+    return _named(
+        backend=route.backend,
+        provider=route.provider,
+        model=route.model,
+        revision=route.revision,
+        reason=str(route.reason),
+        attempts=str(len(route.attempts)),
+    )
 
 
 @lru_cache(maxsize=1024)
-def _printable(value: str) -> str:
-    """`value` as a header may hold it: names of models and remotes, the same again and again."""
-    return quote(value, safe="/@:.-_ ")
+def _lines(headers: Headers) -> bytes:
+    """Headers of an answer in JSON, as they are sent."""
+    every = (("content-type", JSON), *headers)
+    return "".join(f"{name}: {value}\r\n" for name, value in every).encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _named(**values: str | None) -> Headers:
+    """Headers of the values that there are, as a header may hold them: the same again and again."""
+    return tuple(
+        (HEADER_PREFIX + name, quote(value, safe="/@:.-_ "))
+        for name, value in values.items()
+        if value
+    )
 
 
 def completion_document(result: ChatCompletion) -> dict[str, Any]:
@@ -134,44 +173,49 @@ async def embeddings_bytes(
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     })  # fmt: skip
     pieces = [b'{"data":[']
-    async for first, rows in _turns(vectors):
-        encoded = [_base64(row) for row in rows] if encoding == "base64" else list(rows)
+    for first, rows in _turns(vectors):
+        if first:
+            await asyncio.sleep(0)
+            pieces.append(b",")
         items = [
-            {"object": "embedding", "index": first + place, "embedding": row}
-            for place, row in enumerate(encoded)
+            {"object": "embedding", "index": number, "embedding": row}
+            for number, row in enumerate(_encoded(rows, encoding), first)
         ]
-        pieces += [b"," if first else b"", _listed(items)]
+        pieces.append(_listed(items))
     return b"".join([*pieces, b"],", end[1:]])
 
 
 async def vectors_bytes(vectors: NDArray[np.float32], encoding: Encoding) -> bytes:
     """One list of numbers, or one base64 text, for each row."""
     pieces = [b"["]
-    async for first, rows in _turns(vectors):
-        encoded = [_base64(row) for row in rows] if encoding == "base64" else list(rows)
-        pieces += [b"," if first else b"", _listed(encoded)]
+    for first, rows in _turns(vectors):
+        if first:
+            await asyncio.sleep(0)
+            pieces.append(b",")
+        pieces.append(_listed(_encoded(rows, encoding)))
     return b"".join([*pieces, b"]"])
 
 
 def vector_bytes(vector: NDArray[np.float32], encoding: Encoding) -> bytes:
     """One flat list of numbers, or one base64 text."""
-    return orjson.dumps(
-        _base64(vector) if encoding == "base64" else vector, option=orjson.OPT_SERIALIZE_NUMPY
-    )
+    (encoded,) = _encoded(vector[None], encoding)
+    return orjson.dumps(encoded, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def _turns(vectors: NDArray[np.float32]) -> Any:
+def _turns(vectors: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Rows that are written at once, and the number of the first of them."""
     rows_per_turn = max(1, NUMBERS_PER_TURN // max(1, vectors.shape[1]))
     for first in range(0, len(vectors), rows_per_turn):
-        if first:
-            await asyncio.sleep(0)
         yield first, vectors[first : first + rows_per_turn]
+
+
+def _encoded(rows: NDArray[np.float32], encoding: Encoding) -> list[Any]:
+    """What stands for each row in JSON."""
+    if encoding == "float":
+        return list(rows)
+    return [b2a_base64(row, newline=False).decode() for row in rows.astype("<f4", copy=False)]
 
 
 def _listed(items: list[Any]) -> bytes:
     """A JSON list without its brackets."""
     return orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-
-
-def _base64(row: NDArray[np.float32]) -> str:
-    return base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode()

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.server.errors import RefusedError
-from hybrid_infer.server.work import CONNECTION, GoneError
+from hybrid_infer.server.work import CONNECTION, Connection, GoneError
 from hybrid_infer.settings import ServerSettings
 
 _BodyT = TypeVar("_BodyT", bound=BaseModel)
@@ -27,12 +27,15 @@ async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings
         InvalidRequestError: not JSON, too deep, or not of `kind`; ``argument`` names the field.
         GoneError: the client left before its last byte.
     """
-    declared = request.headers.get("content-type", "application/json")
-    if "json" not in declared and "octet-stream" not in declared:
+    declared = _header(request, b"content-type", b"application/json")
+    if b"json" not in declared and b"octet-stream" not in declared:
         raise RefusedError(
-            415, f"the body must be JSON (content-type: application/json), not {declared[:60]!r}",
-            "unsupported_media_type", closes=True,
-        )  # fmt: skip
+            415,
+            "the body must be JSON (content-type: application/json), "
+            f"not {declared[:60].decode('latin-1')!r}",
+            "unsupported_media_type",
+            closes=True,
+        )
     raw = await _raw_body(request, limits)
     try:
         document = orjson.loads(raw)
@@ -45,11 +48,15 @@ async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings
 
 
 async def _raw_body(request: Request, limits: ServerSettings) -> bytes:
-    size = request.headers.get("content-length", "0")
+    size = _header(request, b"content-length", b"0")
     if int(size) > limits.max_body_bytes:  # the HTTP parser has let digits through only
         raise _too_large(limits)
-    if request.scope[CONNECTION].is_whole:  # as most are: there is nothing to wait for
-        return await _received(request, limits)
+    connection: Connection = request.scope[CONNECTION]
+    if connection.is_whole:  # as most are: there is nothing to wait for
+        body = connection.whole_body()
+        if len(body) > limits.max_body_bytes:
+            raise _too_large(limits)
+        return body
     try:
         async with asyncio.timeout(limits.body_seconds):
             return await _received(request, limits)
@@ -58,6 +65,11 @@ async def _raw_body(request: Request, limits: ServerSettings) -> bytes:
             408, f"the body did not arrive within {limits.body_seconds:g} s", "request_timeout",
             closes=True,
         ) from None  # fmt: skip
+
+
+def _header(request: Request, name: bytes, default: bytes) -> bytes:
+    """The first header of a name; Starlette would make an object of all of them first."""
+    return next((value for key, value in request.scope["headers"] if key == name), default)
 
 
 async def _received(request: Request, limits: ServerSettings) -> bytes:

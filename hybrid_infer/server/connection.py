@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from hybrid_infer.server.errors import ErrorAnswer
-from hybrid_infer.server.exits import Exit
+from hybrid_infer.server.exits import Exit, write_whole
 from hybrid_infer.server.gate import error_headers
 from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
@@ -73,6 +73,26 @@ class BoundedConnection(HttpToolsProtocol):
     def is_whole(self) -> bool:
         """Whether the request that is being answered is all here."""
         return self._answering is not None and not self._answering.more_body
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer to the request that is being answered has begun."""
+        return self._answering is not None and self._answering.response_started
+
+    def whole_body(self) -> bytes:
+        """The body of a request that is all here; once."""
+        cycle = cast("RequestResponseCycle", self._answering)
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def name_answer(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whoever gives it."""
+        cycle = cast("RequestResponseCycle", self._answering)
+        cycle.default_headers = [*cycle.default_headers, (name, value)]
+
+    def answer(self, head: bytes, body: bytes) -> bool:
+        """Write a whole answer at once; False if that cannot be, and nothing is written."""
+        return write_whole(cast("RequestResponseCycle", self._answering), head, body)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Transport
 from collections.abc import Callable
+from typing import cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 
 class Exit:
@@ -25,6 +28,11 @@ class Exit:
         self._has_head = False
         self.is_closing = transport.is_closing
 
+    def write_whole(self, data: bytes) -> None:
+        """Send an answer's head and body."""
+        self._has_head = True
+        self._transport.write(data)
+
     def write(self, data: bytes) -> None:
         """Send bytes, the head a little later."""
         if not self._has_head:
@@ -45,3 +53,29 @@ class Exit:
         """End the connection."""
         self.send_head()
         self._end()
+
+
+def write_whole(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
+    """Write a whole answer with status 200, if all is as it mostly is; else that is left to uvicorn.
+
+    uvicorn checks every header of every answer, in two messages; those of `head` are known.
+
+    Args:
+        cycle: of the request.
+        head: header lines, each with its line end.
+        body: what follows them.
+
+    Returns:
+        Whether it is written.
+    """
+    is_usual = cycle.keep_alive and not (cycle.more_body or cycle.disconnected)
+    if not is_usual or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
+        return False
+    named = [b"%s: %s\r\n" % pair for pair in cycle.default_headers]
+    length = b"content-length: %d\r\n\r\n" % len(body)
+    transport = cast("Exit", cycle.transport)
+    transport.write_whole(b"".join([STATUS_LINE[200], *named, head, length, body]))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True

@@ -15,11 +15,12 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_infer.server.errors import STOPPING, ErrorAnswer, RefusedError
 from hybrid_infer.server.options import ServerOptions, is_address, own_names
 from hybrid_infer.server.service import Service
+from hybrid_infer.server.work import CONNECTION, Connection
 
 REQUEST_ID = b"x-request-id"
 
@@ -43,7 +44,14 @@ class Gate:
 
     def __init__(self, app: ASGIApp, options: ServerOptions, service: Service) -> None:
         self._app, self._key, self.service = app, options.key, service
-        self._names = own_names(options)
+        names = own_names(options)
+
+        @lru_cache(maxsize=1024)
+        def is_own(host: bytes) -> bool:
+            name = _name_of(host)
+            return is_address(name) or name in names
+
+        self._is_own = is_own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -51,35 +59,25 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = _request_id(headers.get(REQUEST_ID))
-
-        has_started = False
-
-        async def send_named(message: Message) -> None:
-            nonlocal has_started
-            if message["type"] == "http.response.start":
-                has_started = True
-                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
-            await send(message)
-
+        connection: Connection = scope[CONNECTION]
+        connection.name_answer(REQUEST_ID, _request_id(headers.get(REQUEST_ID)))
         try:
             if len(headers) < len(scope["headers"]):
                 _check_repeated(scope["headers"])
             self._check(scope, headers)
         except RefusedError as refusal:
-            await _refuse(send_named, refusal.answer, headers, closes=refusal.closes)
+            await _refuse(send, refusal.answer, headers, closes=refusal.closes)
             return
         try:
-            await self._app(scope, receive, send_named)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             if not self.service.is_draining:
                 raise
-            if not has_started:  # the time to drain is over
-                await _refuse(send_named, STOPPING, headers, closes=True)
+            if not connection.has_begun:  # the time to drain is over
+                await _refuse(send, STOPPING, headers, closes=True)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        host = _name_of(headers.get(b"host", b""))
-        if not is_address(host) and host not in self._names:
+        if not self._is_own(headers.get(b"host", b"")):
             raise RefusedError(
                 403, "the Host header names another machine; --allowed-host adds a name",
                 "wrong_host", argument="host", closes=True,
@@ -119,7 +117,6 @@ def _request_id(given: bytes | None) -> bytes:
     return b"%s%012x" % (_PROCESS, next(_NUMBERS))
 
 
-@lru_cache(maxsize=1024)
 def _name_of(host: bytes) -> str:
     """The host of a ``Host`` header, without its port."""
     try:

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.server.answers import JSON
 from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.service import Service
-from hybrid_infer.server.work import GoneError
+from hybrid_infer.server.work import CONNECTION, Connection, GoneError
 
 CLIENT_LEFT = 499  # nginx's word for it; nobody reads it
 # Whatever went wrong is logged by the server with its trace; the client gets no detail.
@@ -46,7 +46,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call it, and send what it returns."""
-        answer = await self._function(Request(scope, receive), **scope["path_params"])
+        answer = await self._function(Request(scope, receive), **scope.get("path_params", {}))
         if not isinstance(answer, Response):
             answer = Response(orjson.dumps(answer), media_type=JSON)
         await answer(scope, receive, send)
@@ -75,25 +75,28 @@ class Application:
         routes = [_served(route) for route in described if isinstance(route, APIRoute)]
         routes.append(Route("/openapi.json", Endpoint(openapi), methods=["GET"]))
         self.service = service
+        # Paths that hold nothing are found at once; the router would try each, in turn.
+        self._plain: dict[tuple[str, str], ASGIApp] = {
+            (method, route.path): route.app
+            for route in routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
         self._router = Router(routes, lifespan=lifespan, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         scope["app"] = self
-        has_started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
         try:
-            await self._router(scope, receive, watched)
+            await self._plain.get((scope["method"], scope["path"]), self._router)(
+                scope, receive, send
+            )
         except Exception as error:  # whatever it is, the client gets an answer
-            if has_started:
+            connection: Connection = scope[CONNECTION]
+            if connection.has_begun:
                 raise
             known = answered(error, scope["path"])
             await (known or response(CRASHED))(scope, receive, send)

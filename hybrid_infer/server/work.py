@@ -29,6 +29,24 @@ class Connection(Protocol):
         """Whether the request that is being answered is all here."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the answer to that request has begun."""
+
+    def whole_body(self) -> bytes:
+        """The body of a request that is all here; once."""
+
+    def answer(self, head: bytes, body: bytes) -> bool:
+        """Write a whole answer at once; False if that cannot be, and nothing is written.
+
+        Args:
+            head: header lines, each with its line end.
+            body: what follows them.
+        """
+
+    def name_answer(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whoever gives it."""
+
+    @property
     def refusal(self) -> ErrorAnswer | None:
         """What is wrong with the rest of the last request that has begun."""
 

@@ -50,6 +50,27 @@ def test_seeded_architectures(alias, dtype):
     assert cosines.min() >= BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("alias", ["default", "large", "small"])
+def test_padding_is_what_a_packed_batch_ends_on(alias, dtype, monkeypatch):
+    spec = load_registry(profile="tiny").resolve("embeddings", alias)
+    path = find_snapshot(spec)
+    encoder = load_encoder(path, snapshot_facts(path), Placement("cpu", dtype))
+    rows = []
+    shown = type(encoder._trunk).__call__
+    monkeypatch.setattr(
+        type(encoder._trunk),
+        "__call__",
+        lambda trunk, packed: rows.append(len(packed.ids)) or shown(trunk, packed),
+    )
+    for lengths in ([17, 9, 3], [60, 60, 30]):
+        encoder.encode(Tokens.of(range(5, 5 + length) for length in lengths), normalize=True)
+        own_kernels = encoder._means is not None
+        assert encoder.num_places(tokens=sum(lengths), count=len(lengths), longest=lengths[0]) == (
+            sum(lengths) if own_kernels else rows[-1]
+        )
+
+
 @pytest.mark.parametrize("alias", ["default", "large", "small"])
 def test_a_row_in_a_batch_equals_the_text_alone(alias):
     with HybridClient(profile="tiny", dtype="float32", policy="local-only") as client:

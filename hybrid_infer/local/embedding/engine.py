@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,9 +17,9 @@ from hybrid_infer.events import BatchComputed, Observer, ignore
 from hybrid_infer.local.embedding.encoders import Direct, Encoder
 from hybrid_infer.local.embedding.job import EmbedJob, tokenize_jobs
 from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
-from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, Scheduler
+from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, BatchFacts, Scheduler
 from hybrid_infer.local.embedding.texts import RequestTexts, Slice
-from hybrid_infer.local.embedding.tokenizing import TextTokenizer
+from hybrid_infer.local.embedding.tokenizing import Stopwatch, Tokenizer
 from hybrid_infer.local.translation import as_local_error
 from hybrid_infer.local.waiting import too_late, wait
 
@@ -50,7 +50,7 @@ class EmbeddingEngine:
     def __init__(
         self,
         encoder: Encoder,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         provenance: Provenance,
         token_budget: int,
         *,
@@ -60,14 +60,13 @@ class EmbeddingEngine:
         clock: Clock = time.monotonic,
         on_event: Observer = ignore,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer: Tokenizer = tokenizer
         self.provenance = provenance
         self._clock = clock
-        self._on_batch = (
-            None
-            if on_event is ignore
-            else lambda *facts: on_event(BatchComputed(provenance.model, *facts))
-        )
+        self._on_batch: Callable[[BatchFacts], None] | None = None
+        if on_event is not ignore:
+            self._tokenizer = stopwatch = Stopwatch(tokenizer, clock)
+            self._on_batch = partial(_tell, on_event, provenance.model, encoder, stopwatch)
         self._direct = encoder.direct
         self._computes_here = threading.Lock()
         self._scheduler = Scheduler(
@@ -79,7 +78,7 @@ class EmbeddingEngine:
                     for threads in lane_threads
                 ),
             ],
-            partial(tokenize_jobs, tokenizer),
+            partial(tokenize_jobs, self._tokenizer),
             fills_batches=None in lane_threads,
             max_texts=max_texts,
             max_tokens=max_tokens,
@@ -169,7 +168,9 @@ class EmbeddingEngine:
             raise not_a_number(self.provenance)
         deadline.renew()
         if self._on_batch is not None:
-            self._on_batch(len(tokenized.indices), texts.num_tokens, self._clock() - started, 0)
+            lengths, seconds = tokenized.tokens.lengths, self._clock() - started
+            facts = BatchFacts(len(lengths), texts.num_tokens, max(lengths), seconds)
+            self._on_batch(facts)
         if len(rows) > 1:
             rows = rows[np.argsort(tokenized.indices)]  # they were sorted by length
         return texts.reply(rows, self.provenance)
@@ -177,3 +178,21 @@ class EmbeddingEngine:
     def close(self) -> None:
         """Refuse what waits; the running batch ends on its own."""
         self._scheduler.close()
+
+
+def _tell(
+    on_event: Observer, model: str, encoder: Encoder, stopwatch: Stopwatch, batch: BatchFacts
+) -> None:
+    places = encoder.num_places(tokens=batch.tokens, count=batch.rows, longest=batch.longest)
+    on_event(
+        BatchComputed(
+            model,
+            batch.rows,
+            batch.tokens,
+            batch.seconds,
+            batch.waiting,
+            places - batch.tokens,
+            batch.queue_waits,
+            stopwatch.take_seconds(),
+        )
+    )

@@ -12,7 +12,7 @@ from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestTexts, Slice
-from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
+from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
 
@@ -29,14 +29,16 @@ class EmbedJob(Answer[EmbedReply]):
 
     Attributes:
         texts: what to embed.
+        queued_at: when it was queued, until its first batch begins; None if nobody asks.
     """
 
-    __slots__ = ("_left", "_provenance", "_vectors", "deadline", "texts")
+    __slots__ = ("_left", "_provenance", "_vectors", "deadline", "queued_at", "texts")
 
     def __init__(self, texts: RequestTexts, deadline: Deadline, provenance: Provenance) -> None:
         super().__init__()
         self.texts = texts
         self.deadline = deadline
+        self.queued_at: float | None = None
         self._provenance = provenance
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
@@ -76,9 +78,7 @@ def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
     return found
 
 
-def tokenize_jobs(
-    tokenizer: TextTokenizer, jobs: Sequence[EmbedJob]
-) -> list[tuple[EmbedJob, Slice]]:
+def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[EmbedJob, Slice]]:
     """Tokenise the next slice of each job, all in one go; a job that this fails for gets its error.
 
     Returns:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import EngineClosedError
@@ -26,6 +27,26 @@ MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the c
 CROWD = 8  # requests; from here on they are tokenised together
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
+
+
+class BatchFacts(NamedTuple):
+    """What is known of a batch that was computed.
+
+    Attributes:
+        rows: its sequences.
+        tokens: of all of them.
+        longest: tokens of the longest.
+        seconds: how long it took.
+        waiting: sequences that waited when it ended.
+        queue_waits: how long each request waited of which it is the first batch.
+    """
+
+    rows: int
+    tokens: int
+    longest: int
+    seconds: float
+    waiting: int = 0
+    queue_waits: tuple[float, ...] = (0.0,)
 
 
 class Scheduler:
@@ -53,7 +74,7 @@ class Scheduler:
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
         clock: a monotonic clock in seconds.
-        on_batch: told each batch's texts, tokens and seconds, and how many texts wait.
+        on_batch: told of each batch that was computed; None: nothing is measured for it.
     """
 
     def __init__(
@@ -66,9 +87,9 @@ class Scheduler:
         max_texts: int = MAX_TEXTS,
         max_tokens: int = MAX_TOKENS,
         clock: Clock = time.monotonic,
-        on_batch: Callable[[int, int, float, int], None] | None = None,
+        on_batch: Callable[[BatchFacts], None] | None = None,
     ) -> None:
-        self._tokenize, self._on_batch = tokenize, on_batch
+        self._tokenize, self._on_batch, self._clock = tokenize, on_batch, clock
         self._fills_batches = fills_batches
         self._lock = threading.Lock()
         can_share = threading.Condition(self._lock)
@@ -134,6 +155,8 @@ class Scheduler:
             self._watchdog.refuse_if_stuck("batch")
             self._ensure_threads(needs_tokens=tokenized is None)
             self._live.admit(job)
+            if self._on_batch is not None:
+                job.queued_at = self._clock()
             if tokenized is None:
                 self._untokenized[job] = None
                 self._can_tokenize.notify()
@@ -185,14 +208,16 @@ class Scheduler:
             if batch:
                 lane.is_busy = True
                 self._watchdog.begin(lane.task)
-            self._busy_with[lane.task] = list({share.owner: None for share in batch})
+            owners = list({share.owner: None for share in batch})
+            self._busy_with[lane.task] = owners
+            waits = () if self._on_batch is None else _first_waits(owners, self._clock())
             if self._untokenized:
                 self._can_tokenize.notify()
         for job in late:
             job.fail(too_late(job.deadline))
         if batch:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
-            self._computed(lane, batch)
+            self._computed(lane, batch, waits)
             if lane is not self._whole:
                 self._let_callers_ask(len({share.owner for share in batch}))
         return True
@@ -238,7 +263,7 @@ class Scheduler:
             self._can_share.notify()
         return batch
 
-    def _computed(self, lane: Lane, batch: Batch) -> None:
+    def _computed(self, lane: Lane, batch: Batch, waits: tuple[float, ...]) -> None:
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
@@ -246,7 +271,8 @@ class Scheduler:
             waiting = len(self._window)
             tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:
-            self._on_batch(sum(map(len, batch)), tokens, seconds, waiting)
+            rows, longest = sum(map(len, batch)), max(share.lengths[0] for share in batch)
+            self._on_batch(BatchFacts(rows, tokens, longest, seconds, waiting, waits))
 
     # The tokenising thread -------------------------------------------------------------------
 
@@ -320,3 +346,11 @@ class Scheduler:
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
         self._crew.join(JOIN_SECONDS)
+
+
+def _first_waits(jobs: Sequence[EmbedJob], now: float) -> tuple[float, ...]:
+    """How long each of `jobs` has waited whose first batch begins now."""
+    waits = tuple(now - job.queued_at for job in jobs if job.queued_at is not None)
+    for job in jobs:
+        job.queued_at = None
+    return waits

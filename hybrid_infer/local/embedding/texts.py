@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import ContextLengthError
-from hybrid_infer.local.embedding.tokenizing import TextTokenizer, TokenizedTexts
+from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.vectors import new_vectors
 
@@ -91,7 +91,7 @@ class RequestTexts:
 
     # Tokenising ------------------------------------------------------------------------------
 
-    def tokenize(self, tokenizer: TextTokenizer) -> Slice:
+    def tokenize(self, tokenizer: Tokenizer) -> Slice:
         """Tokenise the next slice of texts; the longest texts come first.
 
         Raises:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.wordpieces import native_tokenizer
@@ -24,6 +26,50 @@ class TokenizedTexts(NamedTuple):
     cut: Sequence[int]
 
 
+class Tokenizer(Protocol):
+    """Turns texts into token ids; several threads may use it.
+
+    Attributes:
+        max_seq_length: tokens per text, special tokens included; None: no limit.
+    """
+
+    max_seq_length: int | None
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise `texts`, in order."""
+        ...
+
+
+class Stopwatch:
+    """A tokenizer that notes how long it takes.
+
+    Args:
+        tokenizer: does the work.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, clock: Clock) -> None:
+        self._tokenizer, self._clock = tokenizer, clock
+        self.max_seq_length = tokenizer.max_seq_length
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """See `Tokenizer.__call__`."""
+        started = self._clock()
+        try:
+            return self._tokenizer(texts)
+        finally:
+            with self._lock:
+                self._seconds += self._clock() - started
+
+    def take_seconds(self) -> float:
+        """The time that it took since this was asked last."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class TextTokenizer:
     """A snapshot's tokenizer, cut at its model's limit. Never changed once made: threads share it.
 
@@ -31,9 +77,6 @@ class TextTokenizer:
         path: the snapshot's folder.
         max_seq_length: tokens per text, special tokens included; None: no limit.
         prompt: text put before every input.
-
-    Attributes:
-        max_seq_length: tokens per text.
 
     Raises:
         ModelIntegrityError: tokenizer.json is damaged.

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from hybrid_infer.client.compat import check_dimensions
 from hybrid_infer.server import describing
-from hybrid_infer.server.answers import JSON, route_headers, vector_bytes, vectors_bytes
+from hybrid_infer.server.answers import Vectors, vector_bytes, vectors_bytes
 from hybrid_infer.server.bodies import read_body
 from hybrid_infer.server.calls import answer_chat, embedded
 from hybrid_infer.server.schemas import ChatBody, FeaturesBody
@@ -62,7 +62,7 @@ async def features(request: Request, body: FeaturesBody, model: str, *, flattens
         content = vector_bytes(result.vectors[0], encoding)
     else:
         content = await vectors_bytes(result.vectors, encoding)
-    return Response(content, 200, route_headers(result.route), JSON)
+    return Vectors(content, result.route)
 
 
 for path in CHAT_PATHS:

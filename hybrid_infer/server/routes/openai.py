@@ -12,7 +12,7 @@ from starlette.responses import Response
 from hybrid_infer.client.compat import check_dimensions
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.server import describing
-from hybrid_infer.server.answers import JSON, embeddings_bytes, route_headers
+from hybrid_infer.server.answers import Vectors, embeddings_bytes
 from hybrid_infer.server.bodies import read_body
 from hybrid_infer.server.calls import answer_chat, embedded
 from hybrid_infer.server.schemas import ChatBody, EmbeddingsBody
@@ -46,7 +46,7 @@ async def embeddings(request: Request) -> Response:
         content = await embeddings_bytes(
             result.vectors, body.encoding_format, result.route.model, result.usage.prompt_tokens
         )
-        return Response(content, 200, route_headers(result.route), JSON)
+        return Vectors(content, result.route)
 
 
 @router.get("/v1/models", responses=describing.answers(describing.ModelsAnswer))

@@ -228,7 +228,7 @@ def test_unloading_closes(pool, unloads):
     assert unloads == [(KEY, "asked")]
 
 
-def test_unloading_during_a_load_ends_it_for_nothing(pool):
+def test_unloading_during_a_load_ends_it_for_nothing(pool, unloads):
     gate, made = threading.Event(), FakeEngine()
     future = pool.request(KEY, lambda loading: gate.wait(10) and made)
     pool.unload(KEY)
@@ -237,16 +237,26 @@ def test_unloading_during_a_load_ends_it_for_nothing(pool):
         future.result(10)
     assert made.is_closed
     assert load(pool, KEY) is not made
+    assert unloads == [(KEY, "asked")]
+
+
+def test_closing_unloads_what_is_loaded(pool, unloads):
+    load(pool, KEY)
+    pool.close()
+    pool.close()
+    assert unloads == [(KEY, "closed")]
 
 
 def test_closing_while_loading_closes_what_arrives(clock):
-    pool, gate, made = ModelPool(clock), threading.Event(), FakeEngine()
+    unloads, gate, made = [], threading.Event(), FakeEngine()
+    pool = ModelPool(clock, on_unload=lambda key, reason: unloads.append((key, reason)))
     future = pool.request(KEY, lambda loading: gate.wait(10) and made)
     pool.close()
     gate.set()
     with pytest.raises(EngineClosedError):
         future.result(10)
     assert made.is_closed
+    assert unloads == [(KEY, "closed")]
     for ask in (pool.request, pool.lease):
         with pytest.raises(EngineClosedError):
             ask(KEY, load_any)
@@ -491,6 +501,8 @@ class Pooled(RuleBasedStateMachine):
         self.order = []
 
     def left(self, key, reason):
+        if reason == "closed":
+            return
         number = key[0]
         assert reason == "memory"
         assert all(held != number for held, _ in self.leases), "one in use was evicted"

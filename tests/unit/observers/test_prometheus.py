@@ -48,6 +48,23 @@ def test_a_fallback(watched, observer, scraped, limited, prompt):
     assert scraped("batch_tokens_sum", model=repo) > 1
     assert scraped("forward_seconds_count", model=repo) == 1
     assert scraped("queue_depth", model=repo) == 0
+    assert scraped("queue_wait_seconds_count", model=repo) == 1
+    assert scraped("tokenize_seconds_sum", model=repo) > 0
+    assert 0 <= scraped("batch_padding_ratio_sum", model=repo) < 1
+    assert scraped("models_loaded", model="embeddings/small") == 0  # its client is closed
+
+
+def test_models_in_memory(watched, observer, scraped, prompt):
+    def loaded():
+        return scraped("models_loaded", model="embeddings/small")
+
+    with watched(observer, policy="local-only") as client:
+        client.embed(prompt, model="small")
+        assert loaded() == 1
+        client.unload("embeddings/small")
+        assert loaded() == 0
+        client.embed(prompt, model="small")
+        assert loaded() == 1
 
 
 def test_retries_and_failures(watched, observer, scraped, fake, prompt):

@@ -1,6 +1,5 @@
 """The server on a thread of the test's own process, so that tests can look inside."""
 
-import asyncio
 import http.client
 import json
 import threading
@@ -39,7 +38,7 @@ class RunningServer:
         assert ready.wait(PATIENCE_SECONDS)
 
     def _run(self):
-        asyncio.run(self._server.serve(sockets=[self._listening]))
+        self._server.run(sockets=[self._listening])
 
     def ask(self, method, path, body=None, headers=None):
         """Status, headers and what the body holds."""

@@ -229,3 +229,18 @@ def test_prompts_and_keys_are_in_no_log(start, caplog):
         server.ask("POST", "/embed", {"inputs": "a private text"})
     assert "private" not in caplog.text
     assert "a-key-of-mine" not in caplog.text
+
+
+def test_vectors_are_the_same_whichever_way_they_are_written(server):
+    body = {"model": "small", "input": ["a", "b"]}
+    named = {"x-request-id": "mine"}
+    status, at_once, document = server.ask("POST", "/v1/embeddings", body, named)
+    # An answer that ends its connection is written by uvicorn, the other one is not.
+    named["Connection"] = "close"
+    other_status, by_uvicorn, other = server.ask("POST", "/v1/embeddings", body, named)
+    assert (status, document) == (other_status, other) == (200, document)
+    assert by_uvicorn["connection"] == "close"
+    del by_uvicorn["connection"], by_uvicorn["date"], at_once["date"]
+    assert sorted(at_once.items()) == sorted(by_uvicorn.items())
+    assert at_once["x-request-id"] == "mine"
+    assert at_once["x-hybrid-infer-backend"] == "local"

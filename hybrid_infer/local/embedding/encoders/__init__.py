@@ -49,6 +49,16 @@ class Encoder(Protocol):
         """
         ...
 
+    def num_places(self, *, tokens: int, count: int, longest: int) -> int:
+        """How many tokens `encode` computes, padding included.
+
+        Args:
+            tokens: of all sequences.
+            count: sequences.
+            longest: tokens of the longest.
+        """
+        ...
+
 
 def load_encoder(path: Path, facts: SnapshotFacts, placement: Placement) -> Encoder:
     """The fastest encoder that computes exactly what the snapshot describes.

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import Direct, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Shape, Trunk
+from hybrid_infer.local.embedding.encoders.packed import (
+    LEAST_ROWS,
+    Means,
+    Packed,
+    Shape,
+    Trunk,
+    round_size,
+)
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
@@ -104,6 +111,14 @@ class PackedEncoder:
             if self._is_recordable:
                 return self._encode_recorded(sequences, normalize=normalize)
             return self._encode_sorted(sequences, normalize=normalize)
+
+    def num_places(self, *, tokens: int, count: int, longest: int) -> int:  # noqa: ARG002 - others pad
+        """See `Encoder.num_places`: sequences lie end to end, and some ways end on a round size."""
+        if self._means is not None:
+            return tokens
+        if self._trunk.device.type != "cuda":
+            return round_size(tokens)
+        return round_size(max(LEAST_ROWS, tokens)) if self._is_recordable else tokens
 
     def _encode_recorded(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         shape = Shape.around(sequences)

@@ -41,7 +41,7 @@ class FakeTokenizer:
 
 
 class FakeEncoder:
-    """One row per sequence, its sum; on whose thread each text was computed."""
+    """One row per sequence, its sum; on whose thread each text was computed. Pads to the longest."""
 
     most_tokens = 16
 
@@ -50,6 +50,9 @@ class FakeEncoder:
         self.threads = {}
         self.gates = {}
         self.entered = threading.Semaphore(0)
+
+    def num_places(self, *, tokens, count, longest):
+        return count * longest
 
     def _direct(self):
         encoder = self
@@ -115,6 +118,7 @@ def test_a_short_text_on_an_idle_engine_is_computed_by_its_caller(engine, encode
     assert embed(engine, "a").vectors.tolist() == [[ord("a")]]
     assert encoder.threads == {"a": threading.current_thread()}
     assert [(event.rows, event.tokens, event.waiting) for event in events] == [(1, 1, 0)]
+    assert events[0].queue_wait_seconds == (0.0,)
     assert not engine.is_busy
 
 

@@ -60,6 +60,9 @@ class FakeEncoder:
         self.batches = []
         self.capacity = math.inf
 
+    def num_places(self, *, tokens, count, longest):
+        return count * longest
+
     def encode(self, sequences, *, normalize):
         self.entered.set()
         assert self.gate.wait(10)
@@ -125,6 +128,33 @@ def test_rows_come_back_in_order_whatever_the_batches(engine):
     assert reply.vectors.dtype == np.float32
     assert reply.vectors.flags.c_contiguous
     assert (reply.prompt_tokens, reply.truncations) == (29, 0)
+
+
+def test_batches_tell_waits_padding_and_tokenising_once(encoder, clock):
+    class Slow(FakeTokenizer):
+        def __call__(self, texts):
+            clock.advance(len(texts))
+            return super().__call__(texts)
+
+    events = []
+    engine = make_engine(encoder, Slow(), clock=clock, on_event=events.append)
+    encoder.gate.clear()
+    first = submit(engine, "aaaa")
+    assert encoder.entered.wait(10)
+    rest = [submit(engine, "bbbb", "cc", "d"), submit(engine, "eeee", "ff", "g")]
+    clock.advance(10)
+    encoder.gate.set()
+    for job in [first, *rest]:
+        job.result(10)
+    engine.close()
+    told = [(e.queue_wait_seconds, e.padded_tokens, e.tokenize_seconds) for e in events]
+    # Seven texts took a second each to tokenise, six of them while the first was computed. The next
+    # batch is the first of both calls, the last one of neither.
+    assert told[0] == ((0.0,), 0, 7.0)
+    assert sorted(told[1][0]) == [10.0, 13.0]
+    assert sum(e.rows for e in events[1:]) == 6
+    assert all(waits == () and seconds == 0.0 for waits, _, seconds in told[2:])
+    assert all(e.padded_tokens == 4 * e.rows - e.tokens for e in events[:2])
 
 
 def test_truncation_is_counted_or_refused(engine):
