@@ -22,7 +22,30 @@ find_python() {
 }
 
 inputs_stamp() {
-  cat pyproject.toml constraints.txt scripts/_venv.sh scripts/build_native.py hybrid_infer/local/native/*.[ch] | cksum
+  cat pyproject.toml constraints.txt requirements.lock scripts/_venv.sh scripts/build_native.py hybrid_infer/local/native/*.[ch] | cksum
+}
+
+# CI takes each file by its hash, where the lock is for machines like it.
+is_locked() {
+  [ -n "${CI:-}" ] && [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] &&
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+}
+
+install_locked() {
+  local install=(.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps)
+  # pip first, so that the rest is installed by the one that is locked.
+  "${install[@]}" --require-hashes -r <(sed -n '/^pip==/,/[^\\]$/p' requirements.lock)
+  "${install[@]}" --require-hashes --only-binary=:all: -r requirements.lock
+  "${install[@]}" --no-build-isolation --editable .
+  .venv/bin/python scripts/lock.py --check >&2
+}
+
+install_pinned() {
+  local install=(.venv/bin/python -m pip install -qq --disable-pip-version-check)
+  "${install[@]}" --upgrade "pip>=25.1"
+  # torch goes first and pinned: nothing later can pull another build of it.
+  "${install[@]}" -c constraints.txt torch
+  "${install[@]}" -c constraints.txt --editable ".[demo,server]" --group dev
 }
 
 install_venv() {
@@ -32,11 +55,11 @@ install_venv() {
   rm -f .venv/.installed
   # --clear: what an interrupted run has left behind is not worth repairing.
   "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
-  # torch goes first and pinned: nothing later can pull another build of it.
-  .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
-  .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-    --editable ".[demo,server]" --group dev
+  if is_locked "$python"; then
+    install_locked
+  else
+    install_pinned
+  fi
   inputs_stamp >.venv/.installed
 }
 

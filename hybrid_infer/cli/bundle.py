@@ -24,7 +24,10 @@ def create(
         typer.Argument(metavar="NAME...", help="embeddings/small, chat/small, or org/name."),
     ],
     target: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write; packed if it ends in .zst."
+        ),
     ],
     as_json: options.JsonOption = False,
     models: options.ModelsOption = None,
@@ -91,4 +94,4 @@ def _show(file: Path, bundle: Bundle, *, as_json: bool) -> None:
         files = bundle.locked[model.repo, model.revision]
         size = gigabytes(sum(entry.size for entry in files.values()))
         print(f"{model.name}  {model.repo}@{model.revision[:7]}  {len(files)} files, {size}")
-    print(f"sha256 {bundle.sha256}  {file}")
+    print(f"sha256 {bundle.sha256}  {file}{', unpacked' if file.suffix == '.zst' else ''}")

@@ -16,18 +16,16 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.snapshots.compression import BundleError, Readable, Writable
+
+__all__ = ["ArchiveReader", "BundleError", "Member", "header_of", "write_archive"]
 
 BLOCK = 512
 _COPY_BYTES = 1024 * 1024
 _END = b"\0" * (2 * BLOCK)
 _SIZE = slice(124, 136)  # of a ustar header: the length, octal
-
-
-class BundleError(ModelIntegrityError):
-    """A file is no bundle, or was damaged or changed."""
 
 
 def header_of(name: str, size: int) -> bytes:
@@ -54,11 +52,11 @@ class Member:
     sha256: str | None = None
 
 
-def write_archive(target: BinaryIO, members: Iterable[Member]) -> str:
+def write_archive(target: Writable, members: Iterable[Member]) -> str:
     """Write members in the order given.
 
     Args:
-        target: an open file.
+        target: takes its bytes.
         members: what to write.
 
     Returns:
@@ -101,10 +99,10 @@ class ArchiveReader:
     """Reads an archive from front to back, told at each step what must come.
 
     Args:
-        source: an open file, at its beginning.
+        source: gives its bytes, from the beginning.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Readable) -> None:
         self._source = source
         self._whole = hashlib.sha256()
 
@@ -123,11 +121,9 @@ class ArchiveReader:
         Raises:
             BundleError: something else comes, or it is too long.
         """
-        header = self._exactly(BLOCK)
+        header = self._read(BLOCK)
         digits = header[_SIZE].rstrip(b"\0 ")
-        if not re.fullmatch(rb"[0-7]{1,11}", digits):
-            raise BundleError(f"this is no bundle: {name} does not come where it should")
-        size = int(digits, 8)
+        size = int(digits, 8) if re.fullmatch(rb"[0-7]{1,11}", digits) else max_bytes + 1
         if size > max_bytes or header != header_of(name, size):
             raise BundleError(f"this is no bundle: {name} does not come where it should")
         content = self._exactly(size)

@@ -2,17 +2,18 @@
 
 A bundle is a tar file of, in this order: ``bundle.json`` (which models), ``models.lock`` (their
 files, sizes and hashes), ``models.yaml`` (their aliases), and the files, in the folders and the
-order of the lock. The same models give the same bytes.
+order of the lock. The same models give the same bytes. A name that ends in ``.zst`` has it packed.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError
@@ -20,6 +21,7 @@ from hybrid_infer.registry.names import hub_id_problem
 from hybrid_infer.registry.tiny import TINY_PREFIX
 from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, Member, write_archive
 from hybrid_infer.snapshots.bundled_aliases import aliases_of, checked_aliases
+from hybrid_infer.snapshots.compression import packed_by_name, unpacked
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.lock import (
@@ -66,7 +68,8 @@ class Bundle:
         models: in the order of their names.
         locked: its models.lock.
         models_yaml: its models.yaml, written anew: aliases of these files and nothing else.
-        sha256: of the whole file as it was read or written; empty while only its beginning was.
+        sha256: of the whole archive, unpacked, as it was read or written; empty while only its
+            beginning was.
     """
 
     models: tuple[BundledModel, ...]
@@ -86,7 +89,8 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
     Their files are compared with models.lock first.
 
     Args:
-        target: the file to write; one that is there is replaced.
+        target: the file to write, packed if its name ends in ``.zst``; one that is there is
+            replaced.
         specs: the models.
 
     Raises:
@@ -104,8 +108,8 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
     bundle = Bundle(tuple(models[name] for name in sorted(models)), locked, aliases_of(specs))
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("xb") as file:
-            sha256 = write_archive(file, _members(bundle))
+        with draft.open("xb") as file, packed_by_name(target, file) as opened:
+            sha256 = write_archive(opened, _members(bundle))
         draft.replace(target)
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
@@ -203,8 +207,7 @@ def inspect_bundle(path: Path) -> Bundle:
         ModelIntegrityError: it is no bundle, or damaged; or models.lock here knows better.
         InvalidRequestError: there is no such file.
     """
-    with open_bundle(path) as file:
-        reader = ArchiveReader(file)
+    with opened_bundle(path) as reader:
         bundle = read_bundle(reader)
         for name, wanted, _ in members_of(bundle.locked):
             check_member(name, wanted, reader.member(name, wanted.size, lambda _: None))
@@ -214,14 +217,17 @@ def inspect_bundle(path: Path) -> Bundle:
     return replace(bundle, sha256=reader.sha256)
 
 
-def open_bundle(path: Path) -> BinaryIO:
-    """Open a bundle.
+@contextmanager
+def opened_bundle(path: Path) -> Iterator[ArchiveReader]:
+    """Read a bundle.
 
     Raises:
-        InvalidRequestError: there is no such file, or it cannot be read.
+        InvalidRequestError: there is no such file, or it cannot be read; or it is packed, and there
+            is no zstd here.
     """
     try:
-        return path.open("rb")
+        with path.open("rb") as file:
+            yield ArchiveReader(unpacked(file))
     except OSError as error:
         raise InvalidRequestError(
             f"{path} cannot be read: {error.strerror}", argument="bundle"

@@ -7,11 +7,13 @@ goes into models.lock. It is never loaded itself.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
@@ -77,14 +79,15 @@ def convert(source: Path, target: Path, name: str = PICKLE) -> None:
     command = [sys.executable, "-E", "-P", str(Path(unpickling.__file__)), str(source), str(draft)]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(  # noqa: S603 - this interpreter, our own file, no shell
-            command,
-            env={"PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+        with _lifeline() as lifeline:
+            done = subprocess.run(  # noqa: S603 - this interpreter, our own file, no shell
+                command,
+                env={"PATH": "/usr/bin:/bin"},
+                stdin=lifeline,
+                capture_output=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
         if done.returncode != 0:
             raise ModelIntegrityError(f"{name} could not be converted: {_last_line(done.stderr)}")
         safetensors_header(draft)
@@ -95,6 +98,17 @@ def convert(source: Path, target: Path, name: str = PICKLE) -> None:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """The end of a pipe that is read until this process is no more: the child then ends, too."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _last_line(text: bytes) -> str:

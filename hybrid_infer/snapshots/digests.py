@@ -60,6 +60,23 @@ def digest_of(file: Path) -> str:
     return digest
 
 
+def rename_known(source: Path, target: Path) -> None:
+    """Rename a file; one that was read need not be read again for its new name.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    name = os.path.realpath(source)
+    known, before = _known.get(name), source.lstat()
+    source.replace(target)
+    after = target.lstat()
+    with _lock:
+        _known.pop(name, None)
+        # Renaming moves the time of the inode, and changes nothing.
+        if known is not None and known[0] == _state_of(before) and _same_file(before, after):
+            _known[os.path.realpath(target)] = (_state_of(after), known[1])
+
+
 def size_of(file: Path) -> int:
     """How many bytes a file has.
 
@@ -86,5 +103,12 @@ def git_blob_id(file: Path) -> str:
 
 
 def _state(descriptor: int) -> _State:
-    found = os.fstat(descriptor)
+    return _state_of(os.fstat(descriptor))
+
+
+def _state_of(found: os.stat_result) -> _State:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _same_file(before: os.stat_result, after: os.stat_result) -> bool:
+    return _state_of(before)[:4] == _state_of(after)[:4]

@@ -11,8 +11,7 @@ from hybrid_infer.errors import InvalidRequestError, ModelIntegrityError, ModelN
 from hybrid_infer.registry.tiny import TINY_PREFIX
 from hybrid_infer.snapshots.fetching import (
     Fetch,
-    convert_tails,
-    fetch_missing,
+    fetch_commit,
     missing_of,
     snapshot_path,
 )
@@ -106,10 +105,7 @@ def pull(
         listing = list_repository(holder, url, token_for(url, token))
         wanted = _wanted(spec, listing)
         _check_listing(holder, listing.revision, wanted, strict=strict)
-        fetch = Fetch(holder, listing.revision, token_for(url, token), url, progress)
-        fetch_missing(fetch, wanted)
-        if spec.gguf is None:
-            convert_tails(fetch, listing, strict=strict)
+        fetch_commit(Fetch(holder, listing, token_for(url, token), url, progress, strict), wanted)
     return _found(spec, strict=strict)
 
 

@@ -1,16 +1,14 @@
-"""The files of one pull: fetched, compared with the Hub's listing, converted where that is needed."""
+"""The files of one pull: fetched, proved while nothing can load them, and only then placed."""
 
 from __future__ import annotations
 
-import glob
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
+from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.conversion import (
     MAX_PICKLE_BYTES,
     PICKLE,
@@ -21,68 +19,147 @@ from hybrid_infer.snapshots.conversion import (
 )
 from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.gguf_header import gguf_header
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.leftovers import forget_listing, remove_file, remove_partial_downloads
+from hybrid_infer.snapshots.incoming import Incoming, OtherContentsError
+from hybrid_infer.snapshots.integrity import check_complete
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
-from hybrid_infer.snapshots.lock import Files, LockedFile, locked_files, record, user_lock
+from hybrid_infer.snapshots.lock import (
+    Files,
+    LockedFile,
+    check_agreement,
+    locked_files,
+    record,
+    user_lock,
+)
 from hybrid_infer.snapshots.staging import write_main
+from hybrid_infer.snapshots.transfer import Transfer, fetch_all
 from hybrid_infer.snapshots.verification import differing
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """What every file of one pull is fetched with."""
+    """What every file of one pull is fetched with.
+
+    Attributes:
+        spec: the model, or the repository of its GGUF file.
+        listing: what the Hub says that it holds.
+        token: the key, or False.
+        url: the Hub's.
+        progress: whether a progress bar is drawn.
+        strict: whether only what models.lock lists may come.
+    """
 
     spec: ModelSpec
-    revision: str
+    listing: HubListing
     token: str | Literal[False] = field(repr=False)
     url: str
     progress: bool
+    strict: bool
+
+    @property
+    def repo(self) -> Path:
+        """The repository's folder."""
+        return repo_folder(self.spec.repo, hub_cache_dir())
 
     @property
     def folder(self) -> Path:
         """The snapshot's."""
-        return snapshot_path(self.spec, self.revision)
+        return snapshot_path(self.spec, self.listing.revision)
 
-    def download(self, names: list[str], cache: Path) -> None:
-        """Fetch some files into a cache of the Hub's layout; its errors leave as ours."""
-        asked(self.spec, lambda: _download(self, names, cache))
+    def locked(self) -> Files:
+        """What models.lock lists of this commit."""
+        return locked_files(self.spec.repo, self.listing.revision)
+
+    def record(self, files: Files, *, were_made_here: bool = False) -> None:
+        """Have models.lock list files of this commit."""
+        revision = self.listing.revision
+        record(self.spec.repo, revision, files, were_made_here=were_made_here)
 
 
-def fetch_missing(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
-    """Fetch what is not here or damaged, compare all of it with the Hub's listing, and record it.
+def fetch_commit(fetch: Fetch, wanted: Mapping[str, HubFile]) -> None:
+    """Fetch what is not here or damaged, prove all of it, record it, and place it.
+
+    Files are compared with the Hub's listing, with models.lock and with each other while they are in
+    a folder that no load looks into. What is undamaged in the snapshot stays where it is.
+
+    Args:
+        fetch: the commit.
+        wanted: the files that belong here.
 
     Raises:
-        ModelIntegrityError: other bytes arrived than the Hub lists, or than models.lock does.
+        ModelIntegrityError: other bytes arrived than the Hub or models.lock lists, or they are no
+            model that may be loaded.
         LocalEngineError: the disk refused, or has no room.
-        HybridInferError: the Hub's errors, as ours.
+        HybridInferError: the Hub's errors, as ours. Only then, and where the process ends, what has
+            been fetched is kept for the next try.
     """
-    folder, repo = fetch.folder, fetch.spec.repo
-    locked = locked_files(repo, fetch.revision)
-    remove_partial_downloads(repo)
+    folder, locked = fetch.folder, fetch.locked()
     broken = damaged(folder, wanted)
     _check_unlocked(fetch, {name: locked[name] for name in broken if name in locked})
-    for name in broken:
-        remove_file(folder / name)  # or the Hub's client would take it as fetched
-    missing = missing_of(folder, wanted)
-    check_room(hub_cache_dir(), sum(wanted[name].size for name in missing))
-    if missing:
-        fetch.download(missing, hub_cache_dir())
-    wrong = damaged(folder, wanted)
-    for name in wrong:
-        remove_file(folder / name)
-    if wrong:
-        raise _changed(repo, wrong[0])
-    if absent := missing_of(folder, wanted):
-        forget_listing(repo, fetch.revision)  # the client's own may be another than ours
-        raise ModelIntegrityError(f"{absent[0]} of {repo} did not arrive; try again")
-    arrived = as_locked(folder, wanted)
-    for name, file in arrived.items():
-        if locked.get(name, file) != file:
-            remove_file(folder / name)  # what the Hub lists is not what the lock does
-    record(repo, fetch.revision, arrived)
+    incoming = Incoming(fetch.repo, folder)
+    if broken or missing_of(folder, wanted) or _tails_to_make(fetch, folder):
+        _fetch_and_place(fetch, incoming, wanted)
+    else:
+        incoming.remove()
+        fetch.record(as_locked(folder, wanted))
     if fetch.spec.revision is None:
-        write_main(folder.parent.parent, fetch.revision)
+        write_main(fetch.repo, fetch.listing.revision)
+
+
+def _fetch_and_place(fetch: Fetch, incoming: Incoming, wanted: Mapping[str, HubFile]) -> None:
+    pickles = [fetch.listing.files[f"{tail}/{PICKLE}"] for tail in _tails(fetch)]
+    with incoming.begun([*wanted.values(), *pickles]):
+        incoming.gather(_fetched(fetch, incoming, wanted))
+        arrived = as_locked(incoming.gathered, wanted)
+        check_agreement(fetch.spec.repo, fetch.listing.revision, arrived)
+        made = _converted(fetch, incoming)
+        _check_loadable(fetch, incoming.gathered)
+        fetch.record(arrived)
+        fetch.record(made, were_made_here=True)
+        incoming.place(wanted, made)
+
+
+def _fetched(fetch: Fetch, incoming: Incoming, wanted: Mapping[str, HubFile]) -> dict[str, Path]:
+    """Where each file is, once all of them are here and are what the Hub lists."""
+    here = {name: incoming.find(name, file) for name, file in wanted.items()}
+    absent = {name: wanted[name] for name, place in here.items() if place is None}
+    check_room(hub_cache_dir(), sum(map(incoming.missing_bytes, absent.values())))
+    _download(fetch, incoming, absent)
+    return {name: here[name] or incoming.blob(file) for name, file in wanted.items()}
+
+
+def _download(fetch: Fetch, incoming: Incoming, files: Mapping[str, HubFile]) -> None:
+    """Fetch files and compare them with the listing; one that differs does not stay.
+
+    Raises:
+        OtherContentsError: one does.
+        HybridInferError: the Hub's errors, as ours.
+    """
+    targets = {incoming.blob(file): (name, file) for name, file in files.items()}
+    if targets:
+        asked(fetch.spec, lambda: _ask(fetch, targets))
+    for blob, (name, file) in targets.items():
+        if damaged(blob.parent, {blob.name: file}):
+            blob.unlink()
+            raise OtherContentsError(
+                f"{name} of {fetch.spec.repo} arrived with other contents than the Hub lists; "
+                "try again"
+            )
+
+
+def _ask(fetch: Fetch, targets: Mapping[Path, tuple[str, HubFile]]) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    repo, revision = fetch.spec.repo, fetch.listing.revision
+    transfers = [
+        Transfer(hf_hub_url(repo, name, revision=revision, endpoint=fetch.url), file.size, blob)
+        for blob, (name, file) in targets.items()
+    ]
+    # Compressed on its way a file could not be gone on with.
+    headers = build_hf_headers(token=fetch.token) | {"Accept-Encoding": "identity"}
+    fetch_all(transfers, headers, name=repo, progress=fetch.progress)
 
 
 def _check_unlocked(fetch: Fetch, files: Files) -> None:
@@ -96,52 +173,76 @@ def _check_unlocked(fetch: Fetch, files: Files) -> None:
         )
 
 
-def _changed(repo: str, name: str) -> ModelIntegrityError:
-    return ModelIntegrityError(
-        f"{name} of {repo} arrived with other contents than the Hub lists; try again"
+def _check_loadable(fetch: Fetch, gathered: Path) -> None:
+    """Refuse a commit whose files are no whole model, or one that no loader may be given."""
+    try:
+        if fetch.spec.gguf is None:
+            check_complete(fetch.spec.task, gathered)
+        else:
+            gguf_header(gathered / fetch.spec.gguf.file)
+    except ModelIntegrityError as error:
+        said = error.message.replace(str(gathered), fetch.spec.repo)
+        raise ModelIntegrityError(f"{said}; nothing of it was placed") from None
+
+
+def _tails(fetch: Fetch) -> list[str]:
+    """The folders of modules that the commit has as pickles only."""
+    return [] if fetch.spec.gguf is not None else pickled_tails(fetch.listing.files)
+
+
+def _tails_to_make(fetch: Fetch, folder: Path) -> list[str]:
+    """Those of them that are Dense layers, and not in a snapshot as models.lock lists them."""
+    locked = fetch.locked()
+    return [
+        tail
+        for tail in _tails(fetch)
+        if is_dense(folder, tail) and not _is_made(folder, f"{tail}/{SAFE}", locked)
+    ]
+
+
+def _is_made(folder: Path, name: str, locked: Files) -> bool:
+    return (
+        name in locked and (folder / name).is_file() and not differing(folder, {name: locked[name]})
     )
 
 
-def convert_tails(fetch: Fetch, listing: HubListing, *, strict: bool) -> None:
+def _converted(fetch: Fetch, incoming: Incoming) -> dict[str, LockedFile]:
     """Make safetensors of the Dense layers that the repository has as pickles only.
+
+    Returns:
+        What was made, by path; what the snapshot has already is gathered, and not made again.
 
     Raises:
         ModelIntegrityError: a pickle is not what the Hub lists, or holds anything but tensors; or
-            `strict`, and models.lock does not list what would be made.
+            strict, and models.lock does not list what would be made.
         LocalEngineError: the disk refused.
         HybridInferError: the Hub's errors, as ours.
     """
-    repo, folder = fetch.spec.repo, fetch.folder
-    for tail in pickled_tails(listing.files):
-        name, pickle = f"{tail}/{SAFE}", listing.files[f"{tail}/{PICKLE}"]
-        if not is_dense(folder, tail):
+    locked, made = fetch.locked(), {}
+    for tail in _tails(fetch):
+        name = f"{tail}/{SAFE}"
+        if not is_dense(incoming.gathered, tail):
             continue
-        locked = locked_files(repo, fetch.revision)
-        if strict and name not in locked:
+        if fetch.strict and name not in locked:
             raise ModelIntegrityError(f"{fetch.spec.name}: models.lock does not list {name}")
-        if name in locked and (folder / name).is_file():
-            if not differing(folder, {name: locked[name]}):
-                continue
-            remove_file(folder / name)
-        if pickle.size > MAX_PICKLE_BYTES:
-            raise ModelIntegrityError(f"{tail}/{PICKLE} of {repo} is too large for a Dense layer")
-        _convert_tail(fetch, tail, pickle)
+        if _is_made(fetch.folder, name, locked):
+            incoming.gather({name: fetch.folder / name})
+            continue
+        _convert(fetch, incoming, f"{tail}/{PICKLE}", name)
+        made[name] = LockedFile(size_of(incoming.made / name), digest_of(incoming.made / name))
+        incoming.gather({name: incoming.made / name})
+    return made
 
 
-def _convert_tail(fetch: Fetch, tail: str, pickle: HubFile) -> None:
-    """One of them; the pickle itself comes and goes with a scratch folder, and is no part of us."""
-    name, target = f"{tail}/{PICKLE}", fetch.folder / tail / SAFE
-    try:
-        with tempfile.TemporaryDirectory(prefix="hybrid-infer-") as scratch:
-            fetch.download([name], Path(scratch))
-            arrived = repo_folder(fetch.spec.repo, Path(scratch)) / "snapshots" / fetch.revision
-            if damaged(arrived, {name: pickle}) or not (arrived / name).is_file():
-                raise _changed(fetch.spec.repo, name)
-            convert((arrived / name).resolve(), target, name)
-    except OSError as error:
-        raise LocalEngineError(f"{name} could not be converted: {error.strerror}") from None
-    made = LockedFile(size_of(target), digest_of(target))
-    record(fetch.spec.repo, fetch.revision, {f"{tail}/{SAFE}": made}, were_made_here=True)
+def _convert(fetch: Fetch, incoming: Incoming, name: str, target: str) -> None:
+    """One of them; the pickle itself comes and goes with the scratch folder."""
+    pickle = fetch.listing.files[name]
+    if pickle.size > MAX_PICKLE_BYTES:
+        raise ModelIntegrityError(f"{name} of {fetch.spec.repo} is too large for a Dense layer")
+    blob = incoming.blob(pickle)
+    if not blob.is_file() or damaged(blob.parent, {blob.name: pickle}):
+        _download(fetch, incoming, {name: pickle})
+    convert(blob, incoming.made / target, name)
 
 
 def snapshot_path(spec: ModelSpec, revision: str) -> Path:
@@ -152,29 +253,3 @@ def snapshot_path(spec: ModelSpec, revision: str) -> Path:
 def missing_of(folder: Path, wanted: Mapping[str, HubFile]) -> list[str]:
     """Those of `wanted` that are not in `folder`."""
     return sorted(name for name in wanted if not (folder / name).is_file())
-
-
-def _download(fetch: Fetch, names: list[str], cache: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(
-        fetch.spec.repo,
-        revision=fetch.revision,
-        cache_dir=cache,
-        token=fetch.token,
-        endpoint=fetch.url,
-        allow_patterns=[glob.escape(name) for name in names],
-        tqdm_class=None if fetch.progress else _silent_bar(),
-    )
-
-
-def _silent_bar() -> Any:
-    """A progress bar that never shows; switching the Hub's bars off would do so for everyone."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    visible: Any = tqdm
-
-    def start(bar: Any, *args: Any, **options: Any) -> None:
-        visible.__init__(bar, *args, **{**options, "disable": True})
-
-    return type("SilentBar", (visible,), {"__init__": start})

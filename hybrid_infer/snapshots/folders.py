@@ -10,6 +10,7 @@ from hybrid_infer.errors import ConfigError
 
 CACHE_VARIABLE = "HYBRID_INFER_CACHE_DIR"
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+INCOMING = "incoming"  # of a repository's folder: what a pull has not proved yet
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its switches
 
 

@@ -7,13 +7,12 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import LocalEngineError
-from hybrid_infer.snapshots.folders import cache_root, repo_folder
-from hybrid_infer.snapshots.leftovers import downloaded_bytes
+from hybrid_infer.snapshots.folders import INCOMING, cache_root, hub_cache_dir, repo_folder
 
 PATIENCE_SECONDS = 60.0
 _STEP_SECONDS = 0.05  # flock has no wait with an end
@@ -29,6 +28,18 @@ def one_at_a_time(repo: str) -> AbstractContextManager[None]:
         cache_root() / "locks" / f"{repo_folder(repo, Path()).name}.lock",
         progress=lambda: downloaded_bytes(repo),
     )
+
+
+def downloaded_bytes(repo: str) -> int:
+    """How much of a repository is here, unfinished files and drafts of snapshots included.
+
+    It grows with a download, and while a bundle or a folder is placed.
+    """
+    folder, total = repo_folder(repo, hub_cache_dir()), 0
+    for pattern in ("blobs/*", f"{INCOMING}/blobs/*", "snapshots/.*/**/*"):
+        with suppress(OSError):  # its writer has just renamed it
+            total += sum(file.stat().st_size for file in folder.glob(pattern))
+    return total
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hybrid_infer.snapshots.bundles import (
     check_member,
     inspect_bundle,
     members_of,
-    open_bundle,
+    opened_bundle,
     read_bundle,
 )
 from hybrid_infer.snapshots.drafts import keep_others, place_whole
@@ -77,8 +77,7 @@ def _install(path: Path, bundle: Bundle) -> Installed:
     targets = {key: repo_folder(key[0], cache) / "snapshots" / key[1] for key in bundle.locked}
     wanted = {key for key, files in bundle.locked.items() if not _is_whole(targets[key], files)}
     check_room(cache, sum(f.size for key in wanted for f in bundle.locked[key].values()))
-    with open_bundle(path) as file:
-        reader = ArchiveReader(file)
+    with opened_bundle(path) as reader:
         if read_bundle(reader) != bundle:
             raise ModelIntegrityError(f"{path} changed while it was installed")
         record_all(bundle.locked)

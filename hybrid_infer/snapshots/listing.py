@@ -12,7 +12,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots.digests import digests_of, git_blob_id, size_of
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.lock import LockedFile, is_file_name, is_revision
+from hybrid_infer.snapshots.lock import LockedFile, is_file_name, is_revision, is_sha256
 
 SPARE_FRACTION = 0.05  # of what is fetched: directories, and what else writes meanwhile
 
@@ -30,6 +30,11 @@ class HubFile:
     size: int
     sha256: str | None
     blob_id: str
+
+    @property
+    def blob_name(self) -> str:
+        """What its contents are called in the Hub's cache."""
+        return self.sha256 or self.blob_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,19 @@ def list_repository(spec: ModelSpec, url: str, token: str | Literal[False]) -> H
     revision, files = asked(spec, lambda: _listed(spec, url, token))
     if not is_revision(revision):
         raise ModelIntegrityError(f"the Hub says that {spec.repo} is at {revision!r}, no commit")
-    for name in files:
+    for name, file in files.items():
         if not is_file_name(name):
             raise ModelIntegrityError(
                 f"the Hub lists {name!r} in {spec.repo}, which is no file name"
             )
+        if not _is_hashed(file):
+            raise ModelIntegrityError(f"the Hub lists {name} of {spec.repo} without a hash")
     return HubListing(revision, files)
+
+
+def _is_hashed(file: HubFile) -> bool:
+    """Whether what will become a file's name is a hash and nothing else."""
+    return is_revision(file.blob_id) and (file.sha256 is None or is_sha256(file.sha256))
 
 
 def _listed(

@@ -267,6 +267,11 @@ def is_revision(text: str) -> bool:
     return _REVISION.fullmatch(text) is not None
 
 
+def is_sha256(text: str) -> bool:
+    """Whether a text is a SHA-256 in hex."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def format_lock(locked: Mapping[tuple[str, str], Files]) -> str:
     """The text of a lock."""
     models: dict[str, dict[str, list[str]]] = {}

@@ -3,16 +3,19 @@
     python -E -P unpickling.py PICKLE SAFETENSORS
 
 It knows nothing of this package, gets no environment, opens no network, may write one small file
-and hold a few gigabytes, and ends after a minute of computing. torch's restricted unpickler
+and hold a few gigabytes, and ends after a minute of computing, or with the process that started it,
+which holds the other end of its standard input. torch's restricted unpickler
 (``weights_only=True``) builds tensors and plain containers only.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import zipfile
 from collections.abc import Mapping
+from threading import Thread
 
 CPU_SECONDS = 60
 # Of the tensors, too: a view may be larger than what it is stored in.
@@ -68,5 +71,12 @@ def _check_archive(source: str) -> None:
         sys.exit("what its archive unpacks to is too large for a Dense layer")
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, where nothing is ever written."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    Thread(target=_end_with_parent, daemon=True).start()
     main(*sys.argv[1:])

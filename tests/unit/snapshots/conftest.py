@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -82,7 +82,9 @@ class FakeHub:
     """A repository's tree and files as the Hub serves them, and what was asked of it.
 
     `answer` replaces every reply by (status, headers), `sends` the bytes of a file but not what is
-    said of them.
+    said of them. After as many bytes of a file as `stops` says, the connection is cut; or, with
+    `is_halting`, nothing more comes until `go_on` is set. `has_ranges` is False: a range is answered
+    with the whole file. `elsewhere`: files are redirected to that server, as the Hub does.
     """
 
     def __init__(self, folder):
@@ -93,7 +95,13 @@ class FakeHub:
         }
         self.answer = None
         self.sends = {}
+        self.stops = {}
+        self.is_halting = False
+        self.halted, self.go_on = threading.Event(), threading.Event()
+        self.has_ranges = True
+        self.elsewhere = None
         self.requests = []
+        self.ranges = []
         self.url = ""
 
     def reply(self, path):
@@ -134,35 +142,69 @@ class FakeHub:
         ]
 
 
+class HubHandler(BaseHTTPRequestHandler):
+    """Serves `hub`, which a subclass names."""
+
+    protocol_version = "HTTP/1.1"
+    hub = None
+
+    def do_GET(self):
+        hub = self.hub
+        hub.requests.append((self.command, self.path, self.headers.get("Authorization")))
+        if hub.elsewhere and "/resolve/" in self.path:
+            status, headers, body = 302, {"Location": hub.elsewhere + self.path}, b""
+        else:
+            status, headers, body = self.ranged(*hub.reply(self.path))
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.send(body, hub.stops.get(self.path.rpartition("/")[2], len(body)))
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's own naming
+
+    def ranged(self, status, headers, body):
+        asked = self.headers.get("Range")
+        if asked is None or status != 200:
+            return status, headers, body
+        start = int(asked.removeprefix("bytes=").partition("-")[0])
+        self.hub.ranges.append(start)
+        if not self.hub.has_ranges:
+            return status, headers, body
+        if start >= len(body):
+            return 416, {}, b""
+        told = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+        return 206, {**headers, **told}, body[start:]
+
+    def send(self, body, limit):
+        self.wfile.write(body[:limit])
+        if limit >= len(body):
+            return
+        if self.hub.is_halting:
+            self.hub.halted.set()
+            self.hub.go_on.wait()
+            with suppress(OSError):  # its client may be gone
+                self.wfile.write(body[limit:])
+        else:
+            self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
 @contextmanager
 def served(folder):
     state = FakeHub(folder)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            state.requests.append((self.command, self.path, self.headers.get("Authorization")))
-            status, headers, body = state.reply(self.path)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815 - http.server's own naming
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (HubHandler,), {"hub": state})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield state
     finally:
+        state.go_on.set()
         server.shutdown()
         thread.join()
         server.server_close()

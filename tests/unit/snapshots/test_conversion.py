@@ -111,8 +111,7 @@ def test_a_pickle_that_runs_something_is_refused(hub, serve_hub, pickled, tmp_pa
     with pytest.raises(ModelIntegrityError, match=r"pytorch_model\.bin could not be converted"):
         pull(SPEC, endpoint=serve_hub(folder).url, progress=False)
     assert not mark.exists()
-    placed = hub / "models--org--t5" / "snapshots" / SPEC.revision / TAIL
-    assert [file.name for file in placed.iterdir()] == ["config.json"]
+    assert list((hub / "models--org--t5").iterdir()) == []
 
 
 def test_a_module_that_is_no_dense_layer_is_not_converted(hub, serve_hub, pickled, monkeypatch):
@@ -172,6 +171,14 @@ def test_an_archive_that_unpacks_to_much_is_refused(tmp_path):
     assert (tmp_path / "x.bin").stat().st_size < conversion.MAX_PICKLE_BYTES
     with pytest.raises(ModelIntegrityError, match="its archive unpacks to is too large"):
         convert(tmp_path / "x.bin", tmp_path / "y")
+
+
+def test_the_child_ends_with_who_started_it(tmp_path):
+    os.mkfifo(tmp_path / "pickle")  # opening it to read waits for a writer
+    program = [sys.executable, conversion.unpickling.__file__, tmp_path / "pickle", tmp_path / "y"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE) as child:
+        child.stdin.close()
+        assert child.wait(60) == 1
 
 
 PROGRAM = """

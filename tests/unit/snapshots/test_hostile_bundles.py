@@ -12,9 +12,8 @@ from hybrid_infer.snapshots import installing
 from hybrid_infer.snapshots.archive import Member, write_archive
 from hybrid_infer.snapshots.bundles import members_of
 from hybrid_infer.snapshots.folders import repo_folder
-from hybrid_infer.snapshots.guards import one_at_a_time
+from hybrid_infer.snapshots.guards import downloaded_bytes, one_at_a_time
 from hybrid_infer.snapshots.installing import install_bundle
-from hybrid_infer.snapshots.leftovers import downloaded_bytes
 from hybrid_infer.snapshots.lock import LockedFile, format_lock, locked_files, record, user_lock
 from hybrid_infer.snapshots.staging import write_main
 

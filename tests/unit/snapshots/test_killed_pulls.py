@@ -33,7 +33,8 @@ def die_at(left):
 from hybrid_infer.snapshots.download import pull
 import huggingface_hub
 import hybrid_infer.snapshots.fetching
-huggingface_hub.snapshot_download, huggingface_hub.HfApi
+import huggingface_hub.file_download
+huggingface_hub.HfApi
 left = [steps]
 if steps:
     die_at(left)
@@ -56,9 +57,10 @@ def start(fake_hub, pinned, steps):
 
 
 def leftovers(hub):
-    return [
-        path for path in hub.rglob("*") if path.name.endswith(".incomplete") or ".tmp" in path.name
-    ]
+    (repo,) = hub.iterdir()
+    odd = {entry.name for entry in repo.iterdir()} - {"blobs", "snapshots"}
+    linked = {link.resolve() for link in repo.glob("snapshots/**/*") if link.is_symlink()}
+    return [*odd, *({*repo.glob("blobs/*")} - linked), *repo.glob("snapshots/.*")]
 
 
 def test_a_pull_that_is_killed_anywhere_is_followed_by_a_clean_one(
