@@ -100,6 +100,22 @@ class Cluster:
         return {}
 
 
+def _haproxy_variables(folder: str) -> dict[str, str]:
+    """HAProxy's files in `folder` and its ports free ones, where Ray has fixed ones of its own."""
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }
+    ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    return {
+        **{f"RAY_SERVE_HAPROXY_{name}": f"{folder}/ha/{file}" for name, file in files.items()},
+        **{f"RAY_SERVE_{name}": str(free_port()) for name in ports},
+    }
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -147,6 +163,7 @@ class ClusterProcess:
             "RAY_AUTH_MODE": "token",  # a token of its own: the user's file is not touched
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             MARK: self.mark,
+            **_haproxy_variables(self._folder),
         }
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", self._folder, str(cpus)],
@@ -216,6 +233,7 @@ def main(folder: str, cpus: int) -> None:
     finally:
         made.do_remove()
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

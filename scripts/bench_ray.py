@@ -69,6 +69,7 @@ INGRESSES: dict[str, tuple[str, dict[str, str]]] = {
 }
 LEAST_RATIO = 0.85
 SETTLING_SECONDS = 5  # HAProxy learns of replicas one by one, and each time closes kept connections
+OPEN_ROUNDS = 5
 LOAD_SHARE = 0.6  # of what was served in a closed loop, for the open one
 PARTS = (*INGRESSES, "replicas", "kill", "data")
 CLUSTER_KINDS = ("replica", "ingress", "rest")
@@ -127,7 +128,8 @@ class Load:
 
 
 def loaded(url: str) -> Peer:
-    """A generator of load for the cluster at `url`."""
+    """A generator of load for the cluster at `url`, once that keeps its connections."""
+    time.sleep(SETTLING_SECONDS)
     return Peer(SCRIPT, "load", url.rpartition(":")[2])
 
 
@@ -207,25 +209,30 @@ def one_replica(table: Table, name: str, ray: ClusterProcess, repeats: int, seco
 
 
 def several(table: Table, seconds: float, counts: Sequence[int]) -> None:
-    """1, 2 and 4 replicas on the same cores, in a closed loop and in an open one."""
+    """1, 2 and 4 replicas on the same cores, in closed loops and in open ones, by turns.
+
+    The open one's latencies count in units of the time that a replica needs, as its closed one has just
+    told: the machine changes from minute to minute.
+    """
     for count in counts:
         with cluster(CORES, HAPROXY) as ray:
             sizes = {"num_cpus": CORES / count, "min_replicas": count, "max_replicas": count}
             load = loaded(ray.ask("serve", model=MODEL, **sizes)["url"])
-            time.sleep(SETTLING_SECONDS)
-            callers = {"clients": CALLERS * count}
-            load.ask("closed", seconds=2.0, **callers)
-            rate = load.ask("closed", seconds=2 * seconds, **callers)["rate"]
-            taken = sorted(load.ask("open", rate=LOAD_SHARE * rate, seconds=10 * seconds)["taken"])
+            callers, rates, taken = CALLERS * count, [], []
+            load.ask("closed", clients=callers, seconds=2.0)
+            for _ in range(OPEN_ROUNDS):
+                rates.append(load.ask("closed", clients=callers, seconds=seconds)["rate"])
+                asked = {"rate": LOAD_SHARE * rates[-1], "seconds": 2 * seconds}
+                taken += [t * rates[-1] / count for t in load.ask("open", **asked)["taken"]]
             load.stop()
-        service = count / rate
-        told = capacity.latency_seconds(capacity.Load(LOAD_SHARE * rate, service), count)
-        p50, p99 = (1e3 * taken[int(len(taken) * share)] for share in (0.5, 0.99))
+        rate, taken = statistics.median(rates), sorted(taken)
+        told = capacity.latency_seconds(capacity.Load(LOAD_SHARE * count, 1.0), count)
+        p50, p99 = (taken[int(len(taken) * share)] for share in (0.5, 0.99))
         table.add(
             f"replicas: {count}, cores of each: {CORES / count:g}", "",
-            f"{rate:.1f} requests/s, so {service * 1e3:.0f} ms of a replica; {len(taken)} requests "
-            f"at random, {LOAD_SHARE:.0%} of that rate: p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
-            f"by the formula p99 {told * 1e3:.0f} ms",
+            f"{rate:.1f} requests/s, so s = {1e3 * count / rate:.0f} ms; {len(taken)} at random, "
+            f"{LOAD_SHARE:.0%} of that rate: p50 {p50:.1f} s, p99 {p99:.1f} s; "
+            f"by the formula p99 {told:.1f} s",
         )  # fmt: skip
 
 
