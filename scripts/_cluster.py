@@ -81,6 +81,24 @@ class Cluster:
         serve.run(serve.deployment(Empty).bind(), name="default", route_prefix="/")
         return {"url": f"http://127.0.0.1:{self._port}"}
 
+    def do_waiting(self, count: int, seconds: float) -> dict[str, Any]:
+        """Deploy replicas that take a request at a time, and wait instead of computing; its URL."""
+        import asyncio
+
+        from ray import serve
+        from starlette.responses import Response
+
+        class Waiting:
+            async def __call__(self, _: Any) -> Response:
+                await asyncio.sleep(seconds)
+                return Response(b"{}")
+
+        deployed = serve.deployment(
+            num_replicas=count, max_ongoing_requests=1, ray_actor_options={"num_cpus": 0.1}
+        )(Waiting)
+        serve.run(deployed.bind(), name="default", route_prefix="/")
+        return {"url": f"http://127.0.0.1:{self._port}"}
+
     def do_remove(self) -> None:
         """Take Serve and its applications down; the port is free then."""
         from ray import serve
