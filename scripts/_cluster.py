@@ -81,6 +81,24 @@ class Cluster:
         serve.run(serve.deployment(Empty).bind(), name="default", route_prefix="/")
         return {"url": f"http://127.0.0.1:{self._port}"}
 
+    def do_waiting(self, count: int, seconds: float) -> dict[str, Any]:
+        """Deploy replicas that take a request at a time, and wait instead of computing; its URL."""
+        import asyncio
+
+        from ray import serve
+        from starlette.responses import Response
+
+        class Waiting:
+            async def __call__(self, _: Any) -> Response:
+                await asyncio.sleep(seconds)
+                return Response(b"{}")
+
+        deployed = serve.deployment(
+            num_replicas=count, max_ongoing_requests=1, ray_actor_options={"num_cpus": 0.1}
+        )(Waiting)
+        serve.run(deployed.bind(), name="default", route_prefix="/")
+        return {"url": f"http://127.0.0.1:{self._port}"}
+
     def do_remove(self) -> None:
         """Take Serve and its applications down; the port is free then."""
         from ray import serve
@@ -98,6 +116,22 @@ class Cluster:
         dataset = ray.data.from_items(rows, override_num_blocks=blocks)
         embed_dataset(dataset, **arguments).write_parquet(output)
         return {}
+
+
+def _haproxy_variables(folder: str) -> dict[str, str]:
+    """HAProxy's files in `folder` and its ports free ones, where Ray has fixed ones of its own."""
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }
+    ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    return {
+        **{f"RAY_SERVE_HAPROXY_{name}": f"{folder}/ha/{file}" for name, file in files.items()},
+        **{f"RAY_SERVE_{name}": str(free_port()) for name in ports},
+    }
 
 
 def free_port() -> int:
@@ -147,6 +181,7 @@ class ClusterProcess:
             "RAY_AUTH_MODE": "token",  # a token of its own: the user's file is not touched
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             MARK: self.mark,
+            **_haproxy_variables(self._folder),
         }
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", self._folder, str(cpus)],
@@ -216,6 +251,7 @@ def main(folder: str, cpus: int) -> None:
     finally:
         made.do_remove()
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ def _listed(value: Any) -> Any:
 class ServeArguments(BaseModel):
     """The application's arguments, from a command line or from ``args:`` of a Serve file.
 
-    The server's key is none of them, because Ray shows arguments: it is ``HYBRID_INFER_SERVER_KEY``
-    where the application is built.
+    The server's key is none of them, because Ray shows arguments: it is ``HYBRID_INFER_SERVER_KEY`` in
+    the environment, see `Replica`.
 
     Attributes:
         model: what each replica loads before it takes requests, ``embeddings/small`` or a Hub id.
@@ -50,7 +50,7 @@ class ServeArguments(BaseModel):
     policy: Policy | None = None
     models: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)

@@ -12,8 +12,8 @@ from hybrid_infer.server.work import CONNECTION, UntilGone
 
 _NO_KEY = ErrorAnswer(
     403,
-    "this cluster has no key, so it answers its own machine only: set HYBRID_INFER_SERVER_KEY where "
-    "the application is built",
+    "this cluster has no key, so it answers its own machine only: set HYBRID_INFER_SERVER_KEY "
+    "wherever Ray's processes start",
     "no_key",
 )
 

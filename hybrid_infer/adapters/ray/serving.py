@@ -1,7 +1,7 @@
 """The Serve application: replicas that hold one engine each, behind the routes of ``hybrid-infer serve``."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -29,19 +29,33 @@ _HIDES_CLIENTS = (
 class Replica:
     """One engine, and the server's application before it.
 
+    The server's key is read here and never travels: what Ray is given, it stores and may show.
+
     Args:
         model: what is loaded before the first request.
         client_arguments: of `AsyncHybridClient`.
-        options: who may ask.
+        allowed_hosts: names by which clients reach the cluster.
+        needs_key: whether there was a key where the application was built, so that one is missing if
+            there is none here.
 
     Raises:
-        ConfigError: an argument of the client is wrong, or there must be a key.
+        ConfigError: an argument of the client is wrong, or there is no key and must be one.
     """
 
     def __init__(
-        self, model: str, client_arguments: Mapping[str, Any], options: ServerOptions
+        self,
+        model: str,
+        client_arguments: Mapping[str, Any],
+        allowed_hosts: Sequence[str] = (),
+        *,
+        needs_key: bool = False,
     ) -> None:
-        check_key(options, os.environ)
+        options = checked_options(allowed_hosts, os.environ)
+        if needs_key and options.key is None:
+            raise ConfigError(
+                f"the application has a key, and this replica has none: set {KEY_VARIABLE} wherever "
+                "Ray's processes start"
+            )
         self._model, self._has_key = model, options.key is not None
         self._gate = new_app(options, on_this_worker(client_arguments))
 
@@ -80,8 +94,7 @@ def app(arguments: ServeArguments) -> Application:
     client_arguments = arguments.client_arguments()
     registry = registry_of(client_arguments)
     spec = registry.resolve_named(arguments.model)
-    options = server_options(LOOPBACK, 0, os.environ.get(KEY_VARIABLE), arguments.allowed_hosts)
-    check_key(options, os.environ)
+    options = checked_options(arguments.allowed_hosts, os.environ)
     gpus = arguments.num_gpus
     if gpus is None:
         gpus = gpus_of(spec, client_arguments["device"], arguments.dtype, registry.settings)
@@ -98,15 +111,23 @@ def app(arguments: ServeArguments) -> Application:
         backpressure_config={"status_code": BUSY, "retry_after_s": BUSY_SECONDS},
         max_constructor_retry_count=1,
     )(serve.ingress()(Replica))
-    return deployed.bind(arguments.model, client_arguments, options)
+    return deployed.bind(
+        arguments.model,
+        client_arguments,
+        arguments.allowed_hosts,
+        needs_key=options.key is not None,
+    )
 
 
-def check_key(options: ServerOptions, environ: Mapping[str, str]) -> None:
-    """Refuse to serve everybody: with no key, only requests from this machine are answered.
+def checked_options(allowed_hosts: Sequence[str], environ: Mapping[str, str]) -> ServerOptions:
+    """Who may ask. With no key, only requests from the proxy's own machine are answered.
 
     Raises:
-        ConfigError: there is no key, and behind this ingress nobody can tell where requests are from.
+        ConfigError: a name or the key is malformed, or there is no key, and behind this ingress nobody
+            can tell where requests are from.
     """
+    options = server_options(LOOPBACK, 0, environ.get(KEY_VARIABLE), allowed_hosts)
     named = [name for name in _HIDES_CLIENTS if environ.get(name) == "1"]
     if named and options.key is None:
         raise ConfigError(f"{named[0]} hides where requests are from: set {KEY_VARIABLE}")
+    return options

@@ -10,7 +10,7 @@ import pytest
 from hybrid_infer.adapters.ray import ServeArguments, app
 from hybrid_infer.adapters.ray.datasets import Embedder
 from hybrid_infer.adapters.ray.requests import Proxied
-from hybrid_infer.adapters.ray.serving import Replica, check_key
+from hybrid_infer.adapters.ray.serving import Replica, checked_options
 from hybrid_infer.adapters.ray.shares import gpus_for, gpus_of, within_share
 from hybrid_infer.errors import (
     BulkDataError,
@@ -21,16 +21,14 @@ from hybrid_infer.errors import (
 )
 from hybrid_infer.local.embedding.runner import BatchRunner
 from hybrid_infer.registry import load_registry
-from hybrid_infer.server.options import server_options
 from hybrid_infer.settings import MemorySettings, Settings
 
 GIB = 2**30
 LOCAL = {"profile": "tiny", "policy": "local-only"}
-OPTIONS = server_options("127.0.0.1", 0, None)
 
 
 def replica(model="embeddings/small"):
-    return Replica(model, LOCAL, OPTIONS)
+    return Replica(model, LOCAL)
 
 
 # What `serve run` is told ------------------------------------------------------------------------
@@ -57,7 +55,14 @@ def test_the_environment_speaks_where_nothing_is_given(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"modle": "small"}, {"num_cpus": 0}, {"device": "cuda:1"}, {"policy": "never"}]
+    "wrong",
+    [
+        {"modle": "small"},
+        {"num_cpus": 0},
+        {"device": "cuda:1"},
+        {"policy": "never"},
+        {"dtype": "int8"},
+    ],
 )
 def test_a_wrong_argument_is_named(wrong):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}: "):
@@ -84,20 +89,23 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_deployed():
         deployment(model="embeddings/smal")
 
 
-def test_the_key_is_shown_nowhere(monkeypatch):
+def test_the_key_does_not_travel(monkeypatch):
     monkeypatch.setenv("HYBRID_INFER_SERVER_KEY", "a-long-secret")
     made = deployment(model="embeddings/small")
-    assert "a-long-secret" not in repr((made, made.init_args, made._deployment_config))
-    key = pickle.loads(pickle.dumps(made.init_args[2])).key  # noqa: S301 - as Ray itself does
-    assert key.matches(b"a-long-secret")
+    given = (made.init_args, made.init_kwargs, made.ray_actor_options)
+    assert b"a-long-secret" not in pickle.dumps(given)
+    assert made.init_kwargs == {"needs_key": True}
+    monkeypatch.delenv("HYBRID_INFER_SERVER_KEY")
+    with pytest.raises(ConfigError, match="this replica has none"):
+        Replica(*made.init_args, **made.init_kwargs)
 
 
 @pytest.mark.parametrize("name", ["RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_ENABLE_DIRECT_INGRESS"])
 def test_an_ingress_that_hides_clients_needs_a_key(name, monkeypatch):
     with pytest.raises(ConfigError, match="HYBRID_INFER_SERVER_KEY"):
-        check_key(OPTIONS, {name: "1"})
-    check_key(OPTIONS, {name: "0"})
-    check_key(server_options("127.0.0.1", 0, "a-key"), {name: "1"})
+        checked_options((), {name: "1"})
+    assert checked_options((), {name: "0"}).key is None
+    assert checked_options((), {name: "1", "HYBRID_INFER_SERVER_KEY": "a-key"}).key is not None
     monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError):
         deployment(model="embeddings/small")
@@ -179,7 +187,7 @@ def test_a_model_that_is_not_downloaded_keeps_a_replica_from_starting(tmp_path, 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
 
     async def main():
-        made = Replica("embeddings/small", {"policy": "local-only"}, OPTIONS)
+        made = Replica("embeddings/small", {"policy": "local-only"})
         with pytest.raises(ModelNotDownloadedError):
             await made.__serve_build_asgi_app__()
         await made._gate.service.client.close()
