@@ -65,9 +65,8 @@ class BatchRunner:
             part = _unanswered(parts.pop())
             if not part:
                 continue
-            if (
-                _num_texts(part) > 1 and _num_tokens(part) > self.token_budget
-            ):  # it has shrunk since
+            is_too_large = _num_tokens(part) > self.token_budget  # which has shrunk since
+            if is_too_large and _num_texts(part) > 1:
                 parts += _halves(part)
                 continue
             try:
