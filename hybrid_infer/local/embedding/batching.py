@@ -15,9 +15,7 @@ OwnerT = TypeVar("OwnerT", bound=Hashable)
 SourceT = TypeVar("SourceT")
 
 
-@dataclass(
-    slots=True
-)  # not frozen: there are as many as callers, and that takes three times as long
+@dataclass(slots=True)  # not frozen: there are as many as callers, and that takes thrice as long
 class Share(Generic[OwnerT, SourceT]):
     """What an owner has in a batch, of one bulk; longest first.
 

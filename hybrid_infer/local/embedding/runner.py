@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from traceback import clear_frames
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,16 +65,15 @@ class BatchRunner:
             part = _unanswered(parts.pop())
             if not part:
                 continue
-            if (
-                _num_texts(part) > 1 and _num_tokens(part) > self.token_budget
-            ):  # it has shrunk since
+            is_too_large = _num_tokens(part) > self.token_budget  # which has shrunk since
+            if is_too_large and _num_texts(part) > 1:
                 parts += _halves(part)
                 continue
             try:
                 with local_errors("embedding"):
                     rows = self._encode(part, normalize=normalize)
             except InsufficientMemoryError as error:
-                self._shrink(part)
+                self._shrink(part, error)
                 parts += self._isolate(part, error)
             except LocalEngineError as error:
                 if is_device_lost(error):
@@ -107,8 +108,11 @@ class BatchRunner:
             else:
                 share.owner.fail(not_a_number(self._provenance))
 
-    def _shrink(self, part: Batch) -> None:
+    def _shrink(self, part: Batch, error: InsufficientMemoryError) -> None:
         """A batch of `part`'s size does not fit."""
+        for known in (error, error.__cause__):
+            if known is not None:  # its frames hold all that had been computed
+                clear_frames(known.__traceback__)
         _release_cached_memory()
         self._clean_batches = 0
         if _num_texts(part) > 1:

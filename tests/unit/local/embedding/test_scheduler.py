@@ -1,13 +1,14 @@
 """The scheduler alone, with requests that are only counted: who wakes whom."""
 
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hybrid_infer.datatypes.deadline import Deadline
+from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.scheduler import CROWD, Scheduler
 from hybrid_infer.local.embedding.texts import Slice
@@ -18,9 +19,10 @@ NO_IDS = np.empty(0, np.int32)  # nobody looks at them
 
 
 class Runner:
-    """Holds its first batch back until it is told; then answers everybody."""
+    """Holds its first batches back until it is told; then answers everybody."""
 
     token_budget = 4096
+    deadly = None  # the request that it dies of
 
     def __init__(self):
         self.entered, self.gate = threading.Event(), threading.Event()
@@ -31,6 +33,8 @@ class Runner:
     def run(self, batch, *, normalize):
         self.entered.set()
         assert self.gate.wait(PATIENCE_SECONDS)
+        if any(share.owner is self.deadly for share in batch):
+            raise SystemExit
         for share in batch:
             share.owner.texts.num_left -= len(share)
             if not share.owner.texts.num_left:
@@ -119,3 +123,31 @@ def test_on_a_gpu_a_crowd_waits_for_the_lane_that_computes_and_shares_its_next_b
         assert scheduler._take(free, []) == []
         busy.is_busy = False
         assert len(scheduler._take(busy, [])) == callers
+
+
+@pytest.mark.parametrize("num_left", [0, CROWD - 1, CROWD])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_crowd_goes_on_when_the_lane_that_it_waits_for_ends_or_dies(
+    runner, dies, num_left, caplog
+):
+    scheduler = Scheduler("test", [runner] * 3, tokenize, fills_batches=True)
+    first = job(2, 5)
+    runner.deadly = first if dies else None
+    scheduler.submit(first, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
+    assert runner.entered.wait(PATIENCE_SECONDS)
+    crowd = [job(1, 5) for _ in range(CROWD)]
+    with scheduler._lock:  # all at once, or the other lane would take the first
+        for one in crowd:
+            scheduler._live.admit(one)
+            scheduler._add(one, Slice([0], Tokens(NO_IDS, [5])))
+        scheduler._wake()
+    for one in crowd:
+        one.add_done_callback(scheduler._leave)
+    for one in crowd[:num_left]:
+        one.cancel()
+    runner.gate.set()
+    for one in crowd[num_left:]:
+        one.result(PATIENCE_SECONDS)
+    with pytest.raises(EngineClosedError) if dies else nullcontext():
+        first.result(PATIENCE_SECONDS)
+    scheduler.close()
