@@ -71,7 +71,11 @@ class Answer(Generic[ResultT]):
         return True
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` with this once it is done, on the thread that ends it; or now."""
+        """Call `callback` with this once it is done, on the thread that ends it; or now.
+
+        It must not raise: the thread that computes would die of it, and the next callback would not be
+        called.
+        """
         with self._lock:
             if not self._is_done:
                 self._callbacks += (callback,)
@@ -82,7 +86,7 @@ class Answer(Generic[ResultT]):
         """The result.
 
         Args:
-            timeout: seconds to wait for it; None: for ever.
+            timeout: seconds to wait for it, none if negative; None: for ever.
 
         Raises:
             concurrent.futures.CancelledError: it was cancelled.
@@ -92,7 +96,8 @@ class Answer(Generic[ResultT]):
             gate = threading.Lock()
             gate.acquire()
             self.add_done_callback(lambda _: gate.release())
-            if not gate.acquire(timeout=-1 if timeout is None else timeout) and not self._is_done:
+            seconds = -1 if timeout is None else max(0.0, timeout)  # to a lock, -1 is for ever
+            if not gate.acquire(timeout=seconds) and not self._is_done:
                 raise FutureTimeoutError
         if self._error is None:
             return self._result  # type: ignore[return-value]  # None only if that is the result

@@ -141,7 +141,7 @@ class EmbeddingEngine:
         if not texts.num_texts:
             raise LocalEngineError("there was nothing to embed")
         is_short = texts.num_texts <= INLINE_TEXTS and texts.num_characters <= INLINE_CHARACTERS
-        if not is_short or (self._scheduler.is_crowded and not self._tokenizer.is_quick):
+        if not is_short or self._scheduler.is_crowded:
             return None
         try:
             tokenized = texts.tokenize(self._tokenizer)

@@ -13,7 +13,7 @@ from hybrid_infer.local.embedding.batching import Share
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.texts import Slice
 
-CUDA_LANES = 2
+CUDA_LANES = 4
 LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
 LEAST_TOKENS = 768  # with fewer, reading the weights takes too much of a batch's time
 

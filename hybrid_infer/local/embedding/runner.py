@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from traceback import clear_frames
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,7 +74,7 @@ class BatchRunner:
                 with local_errors("embedding"):
                     rows = self._encode(part, normalize=normalize)
             except InsufficientMemoryError as error:
-                self._shrink(part)
+                self._shrink(part, error)
                 parts += self._isolate(part, error)
             except LocalEngineError as error:
                 if is_device_lost(error):
@@ -107,8 +109,11 @@ class BatchRunner:
             else:
                 share.owner.fail(not_a_number(self._provenance))
 
-    def _shrink(self, part: Batch) -> None:
+    def _shrink(self, part: Batch, error: InsufficientMemoryError) -> None:
         """A batch of `part`'s size does not fit."""
+        for known in (error, error.__cause__):
+            if known is not None:  # its frames hold all that had been computed
+                clear_frames(known.__traceback__)
         _release_cached_memory()
         self._clean_batches = 0
         if _num_texts(part) > 1:

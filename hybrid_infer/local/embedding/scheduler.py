@@ -67,9 +67,9 @@ class Scheduler:
         name: of the threads.
         runners: each computes batches on its own thread; the first uses all cores, the others
             share them and leave them to the first while it computes.
-        fills_batches: whether a lane waits for a full batch while another lane computes and more is
-            being tokenised, instead of taking its share of what there is at once. So it is on a GPU,
-            which a full batch uses better than several small ones do.
+        fills_batches: whether a lane waits for a full batch while another lane computes and more
+            comes, from the tokeniser or from a crowd, instead of taking its share of what there is at
+            once. So it is on a GPU, which a full batch uses better than several small ones do.
         tokenize: tokenises the next slice of each of several requests.
         max_texts: texts that may wait.
         max_tokens: tokens that may wait.
@@ -251,10 +251,10 @@ class Scheduler:
         comes_more = bool(self._untokenized) or "tokenize" in self._busy_with
         least = min(budget, LEAST_TOKENS) if self.is_crowded else 0
         if self._fills_batches and idle < len(self._shares):
-            least = budget
+            least, comes_more = budget, comes_more or self.is_crowded
         if comes_more and waiting < least:
             self._can_tokenize.notify()  # others may have left, so that what is ahead is too little now
-            return []  # it wakes a lane
+            return []  # it wakes a lane; and a lane that computes takes afterwards what there is
         if not is_alone and not self._fills_batches:
             lanes, is_crowded = len(self._shares), self.is_crowded
             budget = min(budget, share_of(waiting, idle, lanes, is_crowded=is_crowded))

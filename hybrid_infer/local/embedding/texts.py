@@ -20,7 +20,8 @@ from hybrid_infer.local.embedding.vectors import new_vectors
 
 TEXTS_PER_SORT = 16_384
 TEXTS_PER_SLICE = 1024
-CHARACTERS_PER_SLICE = 32_768
+CHARACTERS_PER_SLICE = 32_768  # of a request's first
+MOST_CHARACTERS_PER_SLICE = 8 * CHARACTERS_PER_SLICE
 CHARACTERS_PER_TOKEN = 4  # of English text; only how full the queue is depends on it
 
 
@@ -174,9 +175,11 @@ class RequestTexts:
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
     """Indices by falling length in characters, so that the slices' lengths in tokens fall too.
 
-    Of very many texts some are sorted at a time, so that the first can be computed meanwhile.
+    Of very many texts some are sorted at a time, so that the first can be computed meanwhile. The
+    first slice is the smallest, for a lane may wait for it; each takes some time of its own.
     """
     lengths = list(map(len, texts))
+    most_characters = CHARACTERS_PER_SLICE
     for first in range(0, len(texts), TEXTS_PER_SORT):
         some = range(first, min(first + TEXTS_PER_SORT, len(texts)))
         indices = sorted(some, key=lengths.__getitem__, reverse=True)
@@ -184,6 +187,7 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
         start = characters = 0
         while start < len(indices):
             most = min(len(indices), start + TEXTS_PER_SLICE)
-            stop = bisect_right(ends, characters + CHARACTERS_PER_SLICE, start + 1, most)
+            stop = bisect_right(ends, characters + most_characters, start + 1, most)
             yield indices[start:stop]
             start, characters = stop, ends[stop - 1]
+            most_characters = min(2 * most_characters, MOST_CHARACTERS_PER_SLICE)

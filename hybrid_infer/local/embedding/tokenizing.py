@@ -31,11 +31,9 @@ class Tokenizer(Protocol):
 
     Attributes:
         max_seq_length: tokens per text, special tokens included; None: no limit.
-        is_quick: whether a short text takes less time than to hand it to another thread.
     """
 
     max_seq_length: int | None
-    is_quick: bool
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise `texts`, in order."""
@@ -52,7 +50,7 @@ class Stopwatch:
 
     def __init__(self, tokenizer: Tokenizer, clock: Clock) -> None:
         self._tokenizer, self._clock = tokenizer, clock
-        self.max_seq_length, self.is_quick = tokenizer.max_seq_length, tokenizer.is_quick
+        self.max_seq_length = tokenizer.max_seq_length
         self._lock = threading.Lock()
         self._seconds = 0.0
 
@@ -102,7 +100,6 @@ class TextTokenizer:
         self._native = native_tokenizer(self._tokenizer, max_seq_length)
         if max_seq_length is not None:
             self._tokenizer.enable_truncation(max_seq_length)
-        self.is_quick = self._native is not None
         self.max_seq_length = max_seq_length
         self._prompt = prompt
 

@@ -71,10 +71,11 @@ def test_one_of_many_threads_ends_it():
         assert told == [answer]
 
 
-def test_who_does_not_want_to_wait_longer_can_come_again():
+@pytest.mark.parametrize("timeout", [0.0, -1, -0.5])
+def test_who_does_not_want_to_wait_longer_can_come_again(timeout):
     answer = Answer()
     with pytest.raises(FutureTimeoutError):
-        answer.result(0.0)
+        answer.result(timeout)
     answer.give(None)
     assert answer.result(0.0) is None
 

@@ -2,15 +2,17 @@
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 
 from hybrid_infer import DeadlineExceededError
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.local.waiting import wait_async
+from hybrid_infer.local.waiting import _Mailbox, _Waiter, wait_async
 
 PATIENCE_SECONDS = 60.0
 
@@ -157,3 +159,97 @@ def test_a_loop_that_is_closed_is_left_alone_and_not_kept(abandoned):
     abandoned.clear()
     gc.collect()
     assert kept() is None
+
+
+def test_a_task_that_nobody_holds_ends_its_wait(abandoned):
+    """A loop knows its tasks weakly; what they wait for must keep them, as an executor's work does."""
+
+    async def run(deadline):
+        future, ended = Wanted(), asyncio.get_running_loop().create_future()
+
+        async def call():
+            ended.set_result(await wait_async(future, deadline, lambda: abandoned.append(future)))
+
+        task = weakref.ref(asyncio.create_task(call()))
+        await until_waited_for([future])
+        gc.collect()
+        assert task() is not None
+        future.set_result(1)
+        return await ended
+
+    assert asyncio.run(run(Deadline(PATIENCE_SECONDS))) == 1
+    assert asyncio.run(run(Deadline(math.inf))) == 1
+    assert abandoned == []
+
+
+def test_a_future_that_stays_keeps_no_loop(abandoned):
+    """A load's future has the callbacks of all who have waited for it as long as the model is there."""
+    future = Wanted()
+    loop = asyncio.new_event_loop()
+    kept = weakref.ref(loop)
+
+    async def begin():
+        late = wait_async(future, Deadline(0.0), lambda: abandoned.append(future))
+        with pytest.raises(DeadlineExceededError):
+            await late
+        task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
+        await asyncio.wait([task], timeout=0)
+        future.set_result(1)
+        return await task
+
+    assert loop.run_until_complete(begin()) == 1
+    loop.close()
+    del loop
+    gc.collect()
+    assert kept() is None
+
+
+class Timers:
+    """The part of an event loop that its mailbox needs."""
+
+    def __init__(self):
+        self.now, self.timers = 0.0, []
+
+    def time(self):
+        return self.now
+
+    def call_at(self, due, look):
+        timer = SimpleNamespace(due=due, look=look, is_cancelled=False)
+        timer.cancel = lambda: setattr(timer, "is_cancelled", True)
+        self.timers.append(timer)
+        return timer
+
+    def ring(self):
+        """The next timer, when it is due."""
+        timer = min((one for one in self.timers if not one.is_cancelled), key=lambda one: one.due)
+        self.timers.remove(timer)
+        self.now = max(self.now, timer.due)
+        timer.look()
+
+
+def test_where_thousands_run_out_of_time_one_by_one_the_loop_is_not_kept_busy_with_looking():
+    loop = Timers()
+    mailbox = _Mailbox(loop)
+    looks = 0
+
+    class Watched(Deadline):
+        def expired(self):
+            nonlocal looks
+            looks += 1
+            return super().expired()
+
+    async def run():
+        def expect(seconds):
+            woken = asyncio.get_running_loop().create_future()
+            mailbox.expect(_Waiter(Watched(seconds, clock=loop.time), mailbox), woken)
+            return woken
+
+        late = [expect(1 + number * 0.001) for number in range(5_000)]
+        while not all(woken.done() for woken in late):
+            loop.ring()
+            expect(0.01)  # who comes meanwhile has even less
+        assert loop.now <= 6.2  # the last deadline, and a look's distance
+
+    asyncio.run(run())
+    seconds_per_look = 2e-6
+    assert looks * seconds_per_look <= 0.15 * loop.now

@@ -104,6 +104,89 @@ class NobodyStarves(RuleBasedStateMachine):
 TestNobodyStarves = NobodyStarves.TestCase
 
 
+class OneByOne:
+    """The window's rules, sequence by sequence."""
+
+    def __init__(self):
+        self.queues = []  # of (owner, kind, sequences), the least recently served in front
+
+    def add(self, owner, kind, source, lengths):
+        queue = next((queue for queue in self.queues if queue[0] == owner), None)
+        if queue is None:
+            queue = (owner, kind, [])
+            self.queues.append(queue)
+        places = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        queue[2].extend((source, place, lengths[place]) for place in places)
+
+    def discard(self, unwanted):
+        self.queues = [queue for queue in self.queues if queue[0] not in unwanted]
+
+    def take(self, budget, items):
+        same = [queue for queue in self.queues if queue[1] == self.queues[0][1]]
+        batch, tokens = [], 0
+        for limit in (budget // max(1, len(same)), budget):
+            for queue in same:
+                owner, _, sequences = queue
+                own = 0
+                while sequences:
+                    length = sequences[0][2]
+                    fits = len(batch) < items and tokens + length <= budget
+                    if (batch and not fits) or (own and own + length > limit):
+                        break
+                    batch.append((owner, *sequences.pop(0)))
+                    own, tokens = own + length, tokens + length
+                if own:
+                    self.queues.remove(queue)
+                    if sequences:
+                        self.queues.append(queue)
+        return batch
+
+
+class SameAsOneByOne(RuleBasedStateMachine):
+    """Whatever the window does by bisection and at once, it does as one by one."""
+
+    OWNERS = st.integers(0, 5)
+
+    def __init__(self):
+        super().__init__()
+        self.window, self.model, self.bulks = Window(), OneByOne(), 0
+
+    @rule(owner=OWNERS, lengths=st.lists(st.integers(1, 90), min_size=1, max_size=12))
+    def add(self, owner, lengths):
+        self.bulks += 1
+        for window in (self.window, self.model):
+            window.add(owner, owner % 4 == 0, self.bulks, lengths)
+
+    @rule(owner=OWNERS)
+    def discard(self, owner):
+        self.window.discard(owner)
+        self.model.discard({owner})
+
+    @rule(
+        budget=st.integers(1, 400), items=st.integers(1, 20), unwanted=st.sets(OWNERS, max_size=2)
+    )
+    def take(self, budget, items, unwanted):
+        batch = self.window.take(budget, items, lambda owner: owner not in unwanted)
+        self.model.discard(unwanted)
+        assert [
+            (share.owner, share.source, *found)
+            for share in batch
+            for found in zip(share.places, share.lengths, strict=True)
+        ] == self.model.take(budget, items)
+
+    @invariant()
+    def as_much_waits(self):
+        left = {owner: [one[2] for one in rest] for owner, _, rest in self.model.queues}
+        assert len(self.window) == sum(map(len, left.values()))
+        assert bool(self.window) == bool(left)
+        assert self.window.tokens == sum(map(sum, left.values()))
+        for owner in range(6):
+            assert self.window.tokens_of(owner) == sum(left.get(owner, []))
+
+
+TestSameAsOneByOne = SameAsOneByOne.TestCase
+
+
 def test_a_single_query_is_in_the_next_batch_whatever_bulk_job_it_meets():
     window = Window()
     window.add("bulk", True, None, [40] * 100_000)

@@ -31,7 +31,6 @@ TROUBLE = {
 
 class FakeTokenizer:
     max_seq_length = 8
-    is_quick = False
 
     def __call__(self, texts):
         if "!break" in texts:

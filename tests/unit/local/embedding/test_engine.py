@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +23,7 @@ from hybrid_infer.errors import (
     LocalEngineError,
     OverloadedError,
 )
+from hybrid_infer.local.embedding import runner
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts
 from hybrid_infer.local.embedding.tokens import Tokens
@@ -32,7 +34,6 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
 class FakeTokenizer:
     max_seq_length = 8
-    is_quick = False
 
     def __init__(self):
         self.slices = []
@@ -299,6 +300,34 @@ def test_out_of_memory_halves_the_budget_which_grows_again_slowly(encoder):
     assert max(sizes[:40]) == 16 // 5
     assert max(sizes[:100]) == 32 // 5
     assert max(sizes) == 64 // 5
+    engine.close()
+
+
+def test_what_did_not_fit_is_gone_before_memory_is_released(monkeypatch):
+    """Not even by the error that its caller keeps is it held."""
+
+    class Activations:
+        pass
+
+    held = []
+
+    class Hungry(FakeEncoder):
+        def encode(self, sequences, *, normalize):
+            activations = Activations()
+            held.append(weakref.ref(activations))
+            return super().encode(sequences, normalize=normalize)
+
+    left = []
+    monkeypatch.setattr(
+        runner, "_release_cached_memory", lambda: left.append([each() for each in held])
+    )
+    encoder = Hungry()
+    encoder.capacity = 5
+    engine = make_engine(encoder)
+    with pytest.raises(InsufficientMemoryError) as caught:
+        embed(engine, "toolong")
+    assert caught.value.__cause__ is not None
+    assert left == [[None]]
     engine.close()
 
 

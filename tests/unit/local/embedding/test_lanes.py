@@ -15,6 +15,7 @@ from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding import lanes
 from hybrid_infer.local.embedding.engine import EmbeddingEngine
 from hybrid_infer.local.embedding.lanes import (
+    CUDA_LANES,
     LEAST_TOKENS,
     lane_threads,
     set_own_threads,
@@ -29,7 +30,6 @@ SPEC = ModelSpec("embeddings", "small", "org/model", None)
 
 class FakeTokenizer:
     max_seq_length = 8
-    is_quick = False
 
     def __call__(self, texts):
         return TokenizedTexts(Tokens.of([ord(c) for c in text] for text in texts), ())
@@ -178,7 +178,7 @@ def test_lanes_are_for_cpus_with_a_core_for_each(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert lane_threads("cpu", 4_096) == (1, 1)
     assert lane_threads("mps", 4_096) == ()
-    assert lane_threads("cuda:1", 64) == (None, None)
+    assert lane_threads("cuda:1", 64) == (None,) * CUDA_LANES
     with monkeypatch.context() as patch:
         patch.setattr(lanes, "_is_openmp_at_hand", lambda: False)
         assert lane_threads("cpu", 4_096) == ()

@@ -9,7 +9,7 @@ import pytest
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.scheduler import Scheduler
+from hybrid_infer.local.embedding.scheduler import CROWD, Scheduler
 from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.embedding.tokens import Tokens
 
@@ -102,3 +102,20 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
     runner.gate.set()
     for one in (*short, stays):
         one.result(PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("callers", [CROWD - 1, CROWD])
+def test_on_a_gpu_a_crowd_waits_for_the_lane_that_computes_and_shares_its_next_batch(callers):
+    scheduler = Scheduler("test", [Runner(), Runner(), Runner()], tokenize, fills_batches=True)
+    busy, free = scheduler._shares
+    busy.is_busy = True
+    for one in [job(1, 5) for _ in range(callers)]:
+        scheduler._live.admit(one)
+        scheduler._add(one, Slice([0], Tokens(NO_IDS, [5])))
+    with scheduler._lock:
+        if callers < CROWD:
+            assert len(scheduler._take(free, [])) == callers
+            return
+        assert scheduler._take(free, []) == []
+        busy.is_busy = False
+        assert len(scheduler._take(busy, [])) == callers
