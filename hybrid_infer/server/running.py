@@ -15,6 +15,7 @@ from hybrid_infer.server.lifecycle import HybridServer
 from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.options import ServerOptions
 from hybrid_infer.server.statistics import Statistics
+from hybrid_infer.server.token_ids import TokenTexts
 
 # Requests in progress are many objects and no garbage. To look for cycles whenever there are 700 more,
 # as Python does by itself, took a quarter of the event loop's time beside real batches.
@@ -46,7 +47,8 @@ def run(
     limits, statistics, metrics = registry.settings.server, Statistics(), Metrics()
     observer = combine(statistics, metrics.observer)
     client = AsyncHybridClient(**client_arguments, on_event=observer)
-    app = create_app(client, options, limits, statistics, metrics)
+    token_texts = TokenTexts(registry) if options.accepts_token_ids else None
+    app = create_app(client, options, limits, statistics, metrics, token_texts)
     server = HybridServer(app, options, limits, on_ready)
     gc.set_threshold(OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     server.run(sockets=[listening])  # on uvloop where that is installed
