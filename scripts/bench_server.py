@@ -14,7 +14,6 @@ import ast
 import asyncio
 import json
 import os
-import selectors
 import socket
 import statistics
 import subprocess
@@ -22,7 +21,6 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,126 +107,74 @@ def batch(texts: Sequence[str], number: int, size: int) -> list[str]:
     return list(texts[first : first + size])
 
 
-# The load in a process of its own ----------------------------------------------------------------
+# The load in processes of its own ----------------------------------------------------------------
 
 
-class Load:
-    """Bare HTTP over kept connections: little but the bytes."""
+class OneByOne:
+    """Bare HTTP over one kept connection."""
 
     def __init__(self, port: int) -> None:
-        # An answer does not take a core from whoever computes for others: a client elsewhere could not.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        texts = short_texts()
-        self._port, self._runner = port, asyncio.Runner()
-        self._single = [request([texts[number]]) for number in range(500)]
-        self._many = [request(batch(texts, i, TEXTS_OF_OVERLOAD)) for i in range(100)]
+        self._payloads = [request([text]) for text in short_texts()[:500]]
+        self._connection = socket.create_connection(("127.0.0.1", port))
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked."""
-        return self._runner.run(getattr(self, command.pop("do"))(**command))
-
-    async def latency(self, repeats: int) -> dict[str, Any]:
-        """Seconds of each of `repeats` requests, one after another on one connection."""
-        connection, taken = await self._connect(), []
-        for number in range(repeats):
+        """Seconds of each of so many requests, one after another."""
+        taken = []
+        for number in range(command["repeats"]):
             started = time.perf_counter()
-            await exchange(*connection, self._single[number % 500])
+            self._connection.sendall(self._payloads[number % 500])
+            answer = b""
+            while not is_whole(answer):
+                answer += self._connection.recv(1 << 20)
             taken.append(time.perf_counter() - started)
-        connection[1].close()
         return {"taken": taken}
-
-    async def throughput(self, clients: int, per_request: int, seconds: float) -> dict[str, Any]:
-        """Texts per second of `clients` kept connections in a closed loop."""
-        payloads = self._single if per_request == 1 else self._many
-        answered, taken = closed_loop(self._port, payloads, clients, seconds)
-        return {"rate": answered * per_request / taken}
-
-    async def overload(self, per_second: float, seconds: float) -> dict[str, Any]:
-        """Requests of 32 texts at their appointed times, whatever became of those before."""
-        # The one that has rested longest goes first: a new one that says nothing is soon closed.
-        idle = deque([await self._connect() for _ in range(CONNECTIONS)])
-        seen: Counter[str] = Counter()
-        delays: list[float] = []
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def one(connection: Any, payload: bytes) -> None:
-            started = time.perf_counter()
-            try:
-                status, retry_after = await exchange(*connection, payload)
-            except (OSError, asyncio.IncompleteReadError):
-                seen["broken"] += 1
-                connection = await self._connect()
-            else:
-                told = "" if retry_after else " without Retry-After"
-                seen[str(status) if status == 200 else f"{status}{told}"] += 1  # noqa: PLR2004
-                if status == 429:  # noqa: PLR2004 - HTTP
-                    delays.append(time.perf_counter() - started)
-            idle.append(connection)
-
-        started = time.perf_counter()
-        for number in range(int(per_second * seconds)):
-            await asyncio.sleep(max(0.0, started + number / per_second - time.perf_counter()))
-            if not idle:
-                seen["late"] += 1  # every connection is waiting for an answer
-                continue
-            task = asyncio.create_task(one(idle.popleft(), self._many[number % 100]))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        taken = time.perf_counter() - started
-        in_time = seen["200"]
-        await asyncio.gather(*tasks)
-        for _, writer in idle:
-            writer.close()
-        delays.sort()
-        p99 = delays[len(delays) * 99 // 100] if delays else 0.0
-        return {"seen": dict(seen), "rate": in_time * TEXTS_OF_OVERLOAD / taken, "refusal_p99": p99}
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self._port)
-
-
-def closed_loop(
-    port: int, payloads: Sequence[bytes], clients: int, seconds: float
-) -> tuple[int, float]:
-    """Requests answered, and the time it took; each connection asks again once it has its answer.
-
-    By hand, because an event loop would need as much of the machine as the server.
-    """
-    answered, started = 0, time.perf_counter()
-    end = started + seconds
-    with selectors.DefaultSelector() as waiting:
-        for number in range(clients):
-            connection = socket.create_connection(("127.0.0.1", port))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            waiting.register(connection, selectors.EVENT_READ, [number, b""])
-            connection.sendall(payloads[number % len(payloads)])
-        while waiting.get_map():
-            for key, _ in waiting.select():
-                connection, state = key.fileobj, key.data
-                assert isinstance(connection, socket.socket)  # noqa: S101 - for the type checker
-                data = connection.recv(1 << 20)
-                state[1] += data
-                if not data or not is_whole(state[1]):
-                    if not data:
-                        raise RuntimeError("the server has closed a connection")
-                    continue
-                answered += 1
-                state[:] = state[0] + clients, b""
-                if time.perf_counter() < end:
-                    connection.sendall(payloads[state[0] % len(payloads)])
-                else:
-                    waiting.unregister(connection)
-                    connection.close()
-    return answered, time.perf_counter() - started
 
 
 def is_whole(answer: bytes) -> bool:
     """Whether the whole of an answer is here, which must be a good one."""
-    head, _, body = answer.partition(b"\r\n\r\n")
     if not answer.startswith(b"HTTP/1.1 200 "[: len(answer)]):
-        raise RuntimeError(f"the server answered {head[:40]!r}")
+        raise RuntimeError(f"the server answered {answer[:40]!r}")
+    head, _, body = answer.partition(b"\r\n\r\n")
     at = head.find(b"content-length: ") + 16
     return at > 15 and len(body) == int(head[at:].partition(b"\r")[0])  # noqa: PLR2004
+
+
+class Load:
+    """``load.c``, compiled; an event loop of Python's would need as much of the machine as the server.
+
+    Args:
+        folder: for what is compiled.
+        port: of the server.
+    """
+
+    def __init__(self, folder: str, port: int) -> None:
+        self._program, self._port = f"{folder}/load", port
+        source = ROOT / "scripts" / "load.c"
+        subprocess.run(["cc", "-O2", "-std=gnu11", "-o", self._program, source], check=True)
+        texts = short_texts()
+        self._payloads = {
+            1: [request([text]) for text in texts[:500]],
+            TEXTS_OF_OVERLOAD: [request(batch(texts, i, TEXTS_OF_OVERLOAD)) for i in range(100)],
+        }
+
+    def throughput(self, per_request: int, seconds: float) -> float:
+        """Texts per second of kept connections that ask again once they are answered."""
+        found = self._run(CLIENTS, per_request, seconds, 0.0)
+        if found["refused"] or found["other"] or found["broken"]:
+            raise RuntimeError(f"not every request was answered: {found}")
+        return float(found["ok"] * per_request / found["seconds"])
+
+    def overload(self, per_second: float, seconds: float) -> dict[str, Any]:
+        """What becomes of requests of 32 texts that come at their appointed times."""
+        return self._run(CONNECTIONS, TEXTS_OF_OVERLOAD, seconds, per_second)
+
+    def _run(self, connections: int, per_request: int, seconds: float, rate: float) -> Any:
+        payloads = self._payloads[per_request]
+        given = b"".join(len(payload).to_bytes(8, sys.byteorder) + payload for payload in payloads)
+        words = [self._program, str(self._port), str(connections), str(seconds), str(rate)]
+        ran = subprocess.run(words, input=given, stdout=subprocess.PIPE, check=True)
+        return json.loads(ran.stdout)
 
 
 def request(texts: list[str]) -> bytes:
@@ -238,17 +184,6 @@ def request(texts: list[str]) -> bytes:
         b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     )
-
-
-async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, payload: bytes
-) -> tuple[int, bool]:
-    """One request and its answer: the status, and whether it says when to come back."""
-    writer.write(payload)
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    at = head.index(b"content-length: ") + 16
-    await reader.readexactly(int(head[at : head.index(b"\r", at)]))
-    return int(head[9:12]), b"\r\nretry-after: " in head
 
 
 # The server --------------------------------------------------------------------------------------
@@ -274,7 +209,7 @@ def script() -> str:
 def overhead(table: Table, repeats: int) -> None:
     """What a request adds to a call, one after another, in turns."""
     with server(TINY) as (_, port):
-        here, there = Peer(script(), "client", "tiny"), Peer(script(), "load", str(port))
+        here, there = Peer(script(), "client", "tiny"), Peer(script(), "one", str(port))
         gains, plain = [], []
         for turn in range(repeats + 1):
             taken = [peer.ask("latency", repeats=200)["taken"] for peer in (here, there)]
@@ -293,21 +228,19 @@ def overhead(table: Table, repeats: int) -> None:
     )
 
 
-def clients(table: Table, repeats: int, seconds: float) -> None:
+def clients(table: Table, repeats: int, seconds: float, folder: str) -> None:
     """64 callers in the same process against 64 kept connections, in turns."""
     with server() as (_, port):
-        here, there = Peer(script(), "client"), Peer(script(), "load", str(port))
+        here, load = Peer(script(), "client"), Load(folder, port)
         for per_request in (1, TEXTS_OF_OVERLOAD):
-            rates: list[list[float]] = [[], []]
+            rates: list[tuple[float, float]] = []
             for turn in range(repeats + 1):
-                for peer, seen in zip((here, there), rates, strict=True):
-                    took = seconds if turn else 2.0
-                    options = {"clients": CLIENTS, "per_request": per_request, "seconds": took}
-                    rate = peer.ask("throughput", **options)["rate"]
-                    print(per_request, round(rate), file=sys.stderr)
-                    if turn:
-                        seen.append(rate)
-            plain, served = (statistics.median(seen) for seen in rates)
+                took = seconds if turn else 2.0
+                options = {"clients": CLIENTS, "per_request": per_request, "seconds": took}
+                rate = here.ask("throughput", **options)["rate"]
+                rates.append((rate, load.throughput(per_request, took)))
+                print(per_request, *map(round, rates[-1]), file=sys.stderr)
+            plain, served = (statistics.median(side) for side in zip(*rates[1:], strict=True))
             table.add(
                 f"{CLIENTS} kept connections, texts a request: {per_request}",
                 "≥ 0.8 of as many callers in the same process",
@@ -315,38 +248,35 @@ def clients(table: Table, repeats: int, seconds: float) -> None:
                 good=served >= 0.8 * plain,
             )
         here.stop()
-        there.stop()
 
 
-def overload(table: Table, seconds: float) -> None:
+def overload(table: Table, seconds: float, folder: str) -> None:
     """Ten times what the server can do, from a generator that does not wait."""
     import psutil
 
     with server() as (process, port):
-        load = Peer(script(), "load", str(port))
-        options = {"clients": CLIENTS, "per_request": TEXTS_OF_OVERLOAD}
-        load.ask("throughput", seconds=2.0, **options)
-        peak = load.ask("throughput", seconds=8.0, **options)["rate"]
+        load = Load(folder, port)
+        load.throughput(TEXTS_OF_OVERLOAD, 2.0)
+        peak = load.throughput(TEXTS_OF_OVERLOAD, 8.0)
         before = psutil.Process(process.pid).memory_info().rss
-        per_second = OVERLOAD * peak / TEXTS_OF_OVERLOAD
-        found = load.ask("overload", per_second=per_second, seconds=seconds)
+        found = load.overload(OVERLOAD * peak / TEXTS_OF_OVERLOAD, seconds)
         grown = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
         alive = process.poll() is None
         highest = highest_queue(port)
-        load.stop()
-    seen = found["seen"]
-    refused = sum(count for name, count in seen.items() if name not in ("200", "late"))
+    # Until the last answer: what was accepted and is not computed yet counts, and the time that takes.
+    rate = found["ok"] * TEXTS_OF_OVERLOAD / found["seconds"]
     name = f"{OVERLOAD} x capacity for {seconds:.0f} s"
-    told = ", ".join(f"{count:,} x {status}" for status, count in sorted(seen.items()))
     table.add(
         f"{name}: refusals", "all 429 with Retry-After, no crash",
-        f"{told}; answered within {found['refusal_p99'] * 1e3:.0f} ms (p99); {grown:+.0f} MB",
-        good=alive and refused == seen.get("429", 0),
+        f"{found['ok']:,} x 200, {found['refused']:,} x 429 ({found['without_retry_after']} without "
+        f"Retry-After, p99 {found['refusal_p99'] * 1e3:.0f} ms), {found['other']} x other, "
+        f"{found['broken']} x broken, {found['late']:,} x no connection free; {grown:+.0f} MB",
+        good=alive and not (found["without_retry_after"] or found["other"] or found["broken"]),
     )  # fmt: skip
     table.add(
         f"{name}: accepted work", "≥ 0.9 of peak",
-        f"{found['rate']:,.0f} texts/s beside {peak:,.0f}, {found['rate'] / peak:.2f}",
-        good=found["rate"] >= 0.9 * peak,
+        f"{rate:,.0f} texts/s beside {peak:,.0f}, {rate / peak:.2f}",
+        good=rate >= 0.9 * peak,
     )  # fmt: skip
     table.add(
         f"{name}: texts waiting at most", "≤ 8,192", f"{highest:,}",
@@ -384,9 +314,9 @@ def main() -> None:
             if part == "overhead":
                 overhead(table, 2 * options.repeats + 1)
             elif part == "clients":
-                clients(table, options.repeats, options.seconds)
+                clients(table, options.repeats, options.seconds, hub)
             else:
-                overload(table, options.overload_seconds)
+                overload(table, options.overload_seconds, hub)
             if not options.dry:
                 write_section(f"server {part}", f"{machine(PACKAGES)}\n\n{table.markdown()}")
 
@@ -396,7 +326,7 @@ if __name__ == "__main__":
         kind, *rest = sys.argv[2:]
         serve(
             (
-                InProcess(rest[0] if rest else None) if kind == "client" else Load(int(rest[0]))
+                InProcess(rest[0] if rest else None) if kind == "client" else OneByOne(int(rest[0]))
             ).answer
         )
     else:

@@ -37,6 +37,14 @@ def serve(
             rich_help_panel=LISTENS,
         ),
     ] = None,
+    accept_token_ids: Annotated[
+        bool,
+        typer.Option(
+            "--accept-token-ids",
+            help="Embed token ids that the model's own tokenizer has made; others are refused.",
+            rich_help_panel=LISTENS,
+        ),
+    ] = False,
     profile: options.ProfileOption = None,
     policy: options.PolicyOption = None,
     models: options.ModelsOption = None,
@@ -48,7 +56,9 @@ def serve(
     """Serve OpenAI's, Hugging Face's and TEI's paths until Ctrl-C or SIGTERM."""
     from hybrid_infer.server.options import server_options
 
-    listening = server_options(host, port, api_key, allowed_host or ())
+    listening = server_options(
+        host, port, api_key, allowed_host or (), accepts_token_ids=accept_token_ids
+    )
     arguments = {
         "profile": profile, "policy": policy, "models": models, "base_url": base_url,
         "device": device, "dtype": dtype,

@@ -26,6 +26,15 @@ class Admission:
         self.requests = self.texts = self.most_texts = self.refused = 0
         self._usual_seconds: float | None = None
 
+    def check_requests(self) -> None:
+        """Refuse one more request if as many as may be are in progress.
+
+        Raises:
+            RefusedError: 429.
+        """
+        if self.requests >= self._limits.max_requests:
+            raise self._full(f"{self.requests} requests are in progress")
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Count a request in until it has its answer.
@@ -33,8 +42,7 @@ class Admission:
         Raises:
             RefusedError: 429, too many are in progress.
         """
-        if self.requests >= self._limits.max_requests:
-            raise self._full(f"{self.requests} requests are in progress")
+        self.check_requests()
         started = self._clock()
         self.requests += 1
         try:

@@ -50,7 +50,7 @@ class Vectors(Response):
         """Send it."""
         connection: Connection = scope[CONNECTION]
         headers = _of_route(self._route)
-        if not connection.answer(_lines(headers), self._content):
+        if not connection.answer(200, _lines(headers), self._content):
             await Response(self._content, 200, dict(headers), JSON)(scope, receive, send)
 
 

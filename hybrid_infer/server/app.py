@@ -18,6 +18,7 @@ from hybrid_infer.server.routes import huggingface, openai, operations, page, te
 from hybrid_infer.server.service import Service
 from hybrid_infer.server.serving import Application
 from hybrid_infer.server.statistics import Statistics
+from hybrid_infer.server.token_ids import TokenTexts
 from hybrid_infer.settings import ServerSettings
 
 
@@ -27,6 +28,7 @@ def create_app(
     limits: ServerSettings,
     statistics: Statistics,
     metrics: Metrics,
+    token_texts: TokenTexts | None = None,
 ) -> Gate:
     """The server's application behind its gate; it closes the client when it ends.
 
@@ -36,6 +38,7 @@ def create_app(
         limits: for what.
         statistics: what `/status` and the page tell.
         metrics: what `/metrics` tells.
+        token_texts: makes texts of token ids; None: they are refused.
     """
 
     @asynccontextmanager
@@ -43,7 +46,7 @@ def create_app(
         yield
         await client.close()
 
-    service = Service(client, limits, statistics, metrics)
+    service = Service(client, limits, statistics, metrics, token_texts)
     described = DescribedApp(title="hybrid_infer", version=__version__, openapi_url=None)
     for family in (openai, huggingface, tei, operations, page):
         described.router.routes.extend(family.router.routes)
@@ -69,4 +72,5 @@ def new_app(options: ServerOptions, client_arguments: Mapping[str, Any]) -> Gate
     statistics, metrics = Statistics(), Metrics()
     observer = combine(statistics, metrics.observer)
     client = AsyncHybridClient(**client_arguments, on_event=observer)
-    return create_app(client, options, registry.settings.server, statistics, metrics)
+    token_texts = TokenTexts(registry) if options.accepts_token_ids else None
+    return create_app(client, options, registry.settings.server, statistics, metrics, token_texts)

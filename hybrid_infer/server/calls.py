@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -131,7 +132,7 @@ async def embedded(
 
     Args:
         request: stops the work when its client leaves.
-        given: one text, or a list of them.
+        given: one text, or a list of them; or token ids.
         model: an alias or a Hub id.
         normalize: whether vectors have unit length.
         truncate: whether over-long texts are cut.
@@ -141,7 +142,9 @@ async def embedded(
         RefusedError: 429, too much is waiting.
     """
     service = service_of(request)
-    texts = [given] if isinstance(given, str) else given
+    texts: Any = [given] if isinstance(given, str) else given
+    if service.token_texts is not None and texts and not isinstance(texts[0], str):
+        texts = await asyncio.to_thread(service.token_texts, texts, model)
     _check_texts(texts, service.limits)
     with service.admission.waiting(len(texts)), UntilGone(request.scope):
         return await service.client.embed(texts, model, normalize, truncate)

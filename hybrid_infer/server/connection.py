@@ -90,9 +90,9 @@ class BoundedConnection(HttpToolsProtocol):
         cycle = cast("RequestResponseCycle", self._answering)
         cycle.default_headers = [*cycle.default_headers, (name, value)]
 
-    def answer(self, head: bytes, body: bytes) -> bool:
+    def answer(self, status: int, head: bytes, body: bytes) -> bool:
         """Write a whole answer at once; False if that cannot be, and nothing is written."""
-        return write_whole(cast("RequestResponseCycle", self._answering), head, body)
+        return write_whole(cast("RequestResponseCycle", self._answering), status, head, body)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""

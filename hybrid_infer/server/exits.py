@@ -55,14 +55,15 @@ class Exit:
         self._end()
 
 
-def write_whole(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
-    """Write a whole answer with status 200, if all is as it mostly is; else that is left to uvicorn.
+def write_whole(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
+    """Write a whole answer that leaves its connection open, if all is as it mostly is.
 
-    uvicorn checks every header of every answer, in two messages; those of `head` are known.
+    Anything else is left to uvicorn, which checks every header of every answer, in two messages.
 
     Args:
         cycle: of the request.
-        head: header lines, each with its line end.
+        status: the answer's code.
+        head: header lines, each with its line end, but for the length.
         body: what follows them.
 
     Returns:
@@ -74,7 +75,7 @@ def write_whole(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
     named = [b"%s: %s\r\n" % pair for pair in cycle.default_headers]
     length = b"content-length: %d\r\n\r\n" % len(body)
     transport = cast("Exit", cycle.transport)
-    transport.write_whole(b"".join([STATUS_LINE[200], *named, head, length, body]))
+    transport.write_whole(b"".join([STATUS_LINE[status], *named, head, length, body]))
     cycle.response_started = cycle.response_complete = True
     cycle.message_event.set()
     cycle.on_response()

@@ -66,7 +66,7 @@ class Gate:
                 _check_repeated(scope["headers"])
             self._check(scope, headers)
         except RefusedError as refusal:
-            await _refuse(send, refusal.answer, headers, closes=refusal.closes)
+            await _refuse(connection, send, refusal.answer, headers, closes=refusal.closes)
             return
         try:
             await self._app(scope, receive, send)
@@ -74,7 +74,7 @@ class Gate:
             if not self.service.is_draining:
                 raise
             if not connection.has_begun:  # the time to drain is over
-                await _refuse(send, STOPPING, headers, closes=True)
+                await _refuse(connection, send, STOPPING, headers, closes=True)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if not self._is_own(headers.get(b"host", b"")):
@@ -97,6 +97,8 @@ class Gate:
             )  # fmt: skip
         if self.service.is_draining:
             raise RefusedError(STOPPING.status, STOPPING.message, STOPPING.code, closes=True)
+        if scope["method"] == "POST":  # all that is work; refusing it must cost next to nothing
+            self.service.admission.check_requests()
 
 
 def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
@@ -138,13 +140,21 @@ def _given_key(headers: dict[bytes, bytes]) -> bytes:
 
 
 async def _refuse(
-    send: Send, answer: ErrorAnswer, asked: dict[bytes, bytes], *, closes: bool
+    connection: Connection,
+    send: Send,
+    answer: ErrorAnswer,
+    asked: dict[bytes, bytes],
+    *,
+    closes: bool,
 ) -> None:
     headers = error_headers(answer, closes=closes)
     if answer.status == 401:  # noqa: PLR2004 - HTTP
         is_browser = b"text/html" in asked.get(b"accept", b"")
         headers.append((b"www-authenticate", _CHALLENGES[is_browser]))
     body = orjson.dumps(answer.document())
+    lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+    if not closes and connection.answer(answer.status, lines, body):
+        return
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

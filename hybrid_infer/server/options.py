@@ -54,16 +54,23 @@ class ServerOptions:
         port: the port; 0 picks a free one.
         key: what clients must send; None: nothing is asked of them.
         host_names: names by which clients reach this server, beyond this machine's own.
+        accepts_token_ids: whether ids are read as those of the model's own tokenizer.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     key: ServerKey | None = None
     host_names: tuple[str, ...] = ()
+    accepts_token_ids: bool = False
 
 
 def server_options(
-    host: str, port: int, key: str | None, host_names: Iterable[str] = ()
+    host: str,
+    port: int,
+    key: str | None,
+    host_names: Iterable[str] = (),
+    *,
+    accepts_token_ids: bool = False,
 ) -> ServerOptions:
     """The options, checked.
 
@@ -72,6 +79,7 @@ def server_options(
         port: 0 to 65535.
         key: the key, or None or nothing for none.
         host_names: further names for the ``Host`` header, for instance a proxy's.
+        accepts_token_ids: whether ids are read as those of the model's own tokenizer.
 
     Raises:
         ConfigError: a value is wrong, or the address can be reached from elsewhere and there is
@@ -88,7 +96,7 @@ def server_options(
             f"{host} can be reached from other machines, so clients must send a key: set "
             f"{KEY_VARIABLE}, or listen on 127.0.0.1"
         )
-    return ServerOptions(host, port, ServerKey(key) if key else None, names)
+    return ServerOptions(host, port, ServerKey(key) if key else None, names, accepts_token_ids)
 
 
 def is_loopback_address(host: str) -> bool:

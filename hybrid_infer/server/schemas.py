@@ -61,7 +61,9 @@ class EmbeddingsBody(Body):
 
     input: Annotated[
         str | list[str] | list[int] | list[list[int]],
-        Field(description="A text, or a list of texts. Token ids are refused."),
+        Field(
+            description="A text, or a list of texts. Token ids are refused unless --accept-token-ids is set."
+        ),
     ]
     model: Annotated[str, Field(description=MODEL_HELP)] = "default"
     encoding_format: Literal["float", "base64"] = "float"

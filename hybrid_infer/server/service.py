@@ -12,6 +12,7 @@ from hybrid_infer.server.admission import Admission
 from hybrid_infer.server.health import Health
 from hybrid_infer.server.metrics import Metrics
 from hybrid_infer.server.statistics import Statistics
+from hybrid_infer.server.token_ids import TokenTexts
 from hybrid_infer.settings import ServerSettings
 
 
@@ -24,6 +25,7 @@ class Service:
         limits: what a client may ask for.
         statistics: an observer of the client: what the page and `/status` tell.
         metrics: has the other one: what `/metrics` tells.
+        token_texts: makes texts of token ids; None: they are refused.
         is_draining: set once the server has been told to stop.
     """
 
@@ -31,6 +33,7 @@ class Service:
     limits: ServerSettings
     statistics: Statistics
     metrics: Metrics
+    token_texts: TokenTexts | None = None
     is_draining: bool = False
     admission: Admission = field(init=False)
     health: Health = field(init=False)

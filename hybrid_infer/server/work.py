@@ -35,11 +35,12 @@ class Connection(Protocol):
     def whole_body(self) -> bytes:
         """The body of a request that is all here; once."""
 
-    def answer(self, head: bytes, body: bytes) -> bool:
+    def answer(self, status: int, head: bytes, body: bytes) -> bool:
         """Write a whole answer at once; False if that cannot be, and nothing is written.
 
         Args:
-            head: header lines, each with its line end.
+            status: its code.
+            head: header lines, each with its line end, but for the length.
             body: what follows them.
         """
 

@@ -20,14 +20,14 @@ PATIENCE_SECONDS = 60
 class RunningServer:
     """A server around a real client, on a thread with its own event loop."""
 
-    def __init__(self, limits=None, key=None, **arguments):
+    def __init__(self, limits=None, key=None, token_texts=None, **arguments):
         self.statistics, metrics = Statistics(), Metrics()
         self.options = server_options("127.0.0.1", 0, key)
         limits = limits or ServerSettings()
         arguments = {"profile": "tiny", "policy": "local-only", "dtype": "float32"} | arguments
         observer = combine(self.statistics, metrics.observer)
         self.client = AsyncHybridClient(**arguments, on_event=observer)
-        app = create_app(self.client, self.options, limits, self.statistics, metrics)
+        app = create_app(self.client, self.options, limits, self.statistics, metrics, token_texts)
         self.service = app.service
         self._listening = listening_socket(self.options)
         self.port = self._listening.getsockname()[1]

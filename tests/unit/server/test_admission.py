@@ -28,6 +28,14 @@ def test_requests_are_bounded_and_given_back(admission):
     assert admission.refused == 1
 
 
+def test_the_gate_can_ask_whether_there_is_room_without_taking_it(admission):
+    admission.check_requests()
+    with admission.request(), admission.request(), pytest.raises(RefusedError):
+        admission.check_requests()
+    assert admission.requests == 0
+    assert admission.refused == 1
+
+
 def test_texts_are_bounded_but_for_one_request_alone(admission):
     with admission.waiting(50):
         refused(admission.waiting(1))

@@ -7,9 +7,13 @@ import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tokenizers import Tokenizer
 
 from hybrid_infer import LocalEngineError, ServerSettings
 from hybrid_infer.local.generation.job import ChatJob
+from hybrid_infer.registry import load_registry
+from hybrid_infer.server.token_ids import TokenTexts
+from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.testing import Reply
 
 PATIENCE_SECONDS = 60
@@ -244,3 +248,25 @@ def test_vectors_are_the_same_whichever_way_they_are_written(server):
     assert sorted(at_once.items()) == sorted(by_uvicorn.items())
     assert at_once["x-request-id"] == "mine"
     assert at_once["x-hybrid-infer-backend"] == "local"
+
+
+def test_token_ids_are_taken_where_they_are_the_models_own(start):
+    registry = load_registry(profile="tiny")
+    path = find_snapshot(registry.resolve("embeddings", "small")) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    server = start(token_texts=TokenTexts(registry))
+
+    def embedded(given):
+        return server.ask("POST", "/v1/embeddings", {"model": "small", "input": given})
+
+    text = "The weather is lovely."
+    _, _, expected = embedded(text)
+    ids = tokenizer.encode(text).ids
+    bare = tokenizer.encode(text, add_special_tokens=False).ids
+    for given in (ids, bare, [ids]):
+        assert embedded(given)[2] == expected
+    assert len(embedded([ids, bare])[2]["data"]) == 2
+    for wrong in ([-1], [10**12], [ids[1], ids[0]], [[1] * 3]):
+        status, _, document = embedded(wrong)
+        assert (status, document["error"]["param"]) == (400, "input")
+        assert "own tokenizer" in document["error"]["message"]
