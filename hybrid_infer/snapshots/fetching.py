@@ -21,7 +21,7 @@ from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_header import gguf_header
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.incoming import Incoming, OtherContentsError
+from hybrid_infer.snapshots.incoming import Incoming
 from hybrid_infer.snapshots.integrity import check_complete
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
 from hybrid_infer.snapshots.lock import (
@@ -33,7 +33,7 @@ from hybrid_infer.snapshots.lock import (
     user_lock,
 )
 from hybrid_infer.snapshots.staging import write_main
-from hybrid_infer.snapshots.transfer import Transfer, fetch_all
+from hybrid_infer.snapshots.transfer import OtherContentsError, Transfer, fetch_all
 from hybrid_infer.snapshots.verification import differing
 
 
@@ -142,10 +142,7 @@ def _download(fetch: Fetch, incoming: Incoming, files: Mapping[str, HubFile]) ->
     for blob, (name, file) in targets.items():
         if damaged(blob.parent, {blob.name: file}):
             blob.unlink()
-            raise OtherContentsError(
-                f"{name} of {fetch.spec.repo} arrived with other contents than the Hub lists; "
-                "try again"
-            )
+            raise OtherContentsError.of(f"{name} of {fetch.spec.repo}")
 
 
 def _ask(fetch: Fetch, targets: Mapping[Path, tuple[str, HubFile]]) -> None:
@@ -154,7 +151,12 @@ def _ask(fetch: Fetch, targets: Mapping[Path, tuple[str, HubFile]]) -> None:
 
     repo, revision = fetch.spec.repo, fetch.listing.revision
     transfers = [
-        Transfer(hf_hub_url(repo, name, revision=revision, endpoint=fetch.url), file.size, blob)
+        Transfer(
+            f"{name} of {repo}",
+            hf_hub_url(repo, name, revision=revision, endpoint=fetch.url),
+            file.size,
+            blob,
+        )
         for blob, (name, file) in targets.items()
     ]
     # Compressed on its way a file could not be gone on with.

@@ -1,5 +1,6 @@
 """What a pull does before it places a file: where the bytes are meanwhile, and what it goes on with."""
 
+import importlib
 import json
 
 import pytest
@@ -134,7 +135,7 @@ def test_more_than_the_file_has_is_begun_anew(hub, fake_hub, pinned):
 
 def test_a_file_that_is_shorter_than_listed_does_not_stay(hub, fake_hub, pinned):
     fake_hub.sends[WEIGHTS] = fake_hub.files[WEIGHTS][:-10]
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(ModelIntegrityError, match=f"{WEIGHTS} of .* arrived with other contents"):
         pulled(fake_hub, pinned)
     assert not part(hub, pinned, fake_hub).exists()
     fake_hub.sends.clear()
@@ -209,3 +210,33 @@ def test_what_the_hub_calls_a_hash_must_be_one(hub, fake_hub, pinned, monkeypatc
 def test_a_blob_is_called_as_the_hub_calls_it():
     assert HubFile(1, None, "b").blob_name == "b"
     assert HubFile(1, "a", "b").blob_name == "a"
+
+
+def test_one_bar_tells_of_all_files_and_of_what_was_here(hub, fake_hub, pinned, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, desc, disable, **_):
+            self.total, self.desc, self.disable, self.count = total, desc, disable, 0
+            bars.append(self)
+
+        def update(self, count):
+            self.count += count
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    # Its package has the class under the module's name.
+    monkeypatch.setattr(importlib.import_module("huggingface_hub.utils.tqdm"), "tqdm", Bar)
+    fake_hub.stops["tokenizer.json"] = 3 * CHUNK
+    unfinished = part(hub, pinned, fake_hub)
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(fake_hub.files[WEIGHTS][: 2 * CHUNK])
+    folder = pull(pinned, endpoint=fake_hub.url)
+    (bar,) = bars
+    assert bar.disable is None  # where there is a terminal
+    assert bar.desc == pinned.repo
+    assert bar.count == bar.total == sum(file.size for file in measured(folder).values())

@@ -20,6 +20,7 @@ from collections import Counter
 import pytest
 
 from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.folders import INCOMING, repo_folder
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.testing import FakeRemote, Reply
@@ -62,7 +63,8 @@ PHASES = {
 # Runs the command line, and stops once, at the first audit event that is the phase's: tells it
 # through one pipe, and goes on when the other one is closed.
 COMMAND = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts aside
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 4096  # what it writes at a time, 10 MB else
 event, part, told, held = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -194,8 +196,10 @@ def test_while_a_file_comes(tmp_path, folder, serve_hub, number):
     hub.stops[WEIGHTS], hub.is_halting = 40_000, True
     child, *pipes = world.start(["pull", "embeddings/mine"])
     assert hub.halted.wait(100)
+    unfinished = repo_folder(REPO, world.hub) / INCOMING / "blobs" / f"{hub.etag(WEIGHTS)}.part"
+    while not unfinished.stat().st_size:  # it is on its way
+        os.sched_yield()
     finish(child, pipes, number)
-    (unfinished,) = world.hub.rglob(f"{hub.etag(WEIGHTS)}.part")
     here = unfinished.stat().st_size
     hub.go_on.set()
     hub.stops.clear()
