@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import ModelIntegrityError, ModelNotAvailableError
 from hybrid_infer.snapshots.conversion import (
     MAX_PICKLE_BYTES,
     PICKLE,
@@ -35,6 +35,8 @@ from hybrid_infer.snapshots.lock import (
 from hybrid_infer.snapshots.staging import write_main
 from hybrid_infer.snapshots.transfer import OtherContentsError, Transfer, fetch_all
 from hybrid_infer.snapshots.verification import differing
+
+MAX_HTTP_BYTES = 50 * 10**9  # huggingface_hub/constants.py: MAX_HTTP_DOWNLOAD_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def _download(fetch: Fetch, incoming: Incoming, files: Mapping[str, HubFile]) ->
         OtherContentsError: one does.
         HybridInferError: the Hub's errors, as ours.
     """
+    _check_transferable(fetch, files)
     targets = {incoming.blob(file): (name, file) for name, file in files.items()}
     if targets:
         asked(fetch.spec, lambda: _ask(fetch, targets))
@@ -143,6 +146,17 @@ def _download(fetch: Fetch, incoming: Incoming, files: Mapping[str, HubFile]) ->
         if damaged(blob.parent, {blob.name: file}):
             blob.unlink()
             raise OtherContentsError.of(f"{name} of {fetch.spec.repo}")
+
+
+def _check_transferable(fetch: Fetch, files: Mapping[str, HubFile]) -> None:
+    for name, file in files.items():
+        if file.size > MAX_HTTP_BYTES:
+            raise ModelNotAvailableError(
+                f"{name} of {fetch.spec.repo} has {file.size / 1e9:.0f} GB, and the Hub gives no more "
+                f"than {MAX_HTTP_BYTES / 1e9:.0f} GB over plain HTTP. Fetch it with: hf download "
+                f"{fetch.spec.repo} {name} --revision {fetch.listing.revision}; then pull again, "
+                "which compares and records it"
+            )
 
 
 def _ask(fetch: Fetch, targets: Mapping[Path, tuple[str, HubFile]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from hybrid_infer.snapshots.bundles import (
     read_bundle,
 )
 from hybrid_infer.snapshots.drafts import keep_others, place_whole, whole_file
-from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.folders import INCOMING, cache_root, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.listing import check_room
 from hybrid_infer.snapshots.lock import Files, Locked, record_all
@@ -67,6 +68,8 @@ def install_bundle(path: Path) -> Installed:
     with ExitStack() as held:
         for repo in sorted({repo for repo, _ in bundle.locked}):  # one order: no deadlock
             held.enter_context(one_at_a_time(repo))
+            # What a pull was broken off with: its files come from elsewhere now.
+            shutil.rmtree(repo_folder(repo, hub_cache_dir()) / INCOMING, ignore_errors=True)
         return _install(path, bundle)
 
 

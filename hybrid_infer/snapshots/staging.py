@@ -61,10 +61,11 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
 def _without_pickles(directory: Path, repo: Path) -> Iterator[Path]:
     """The folder itself; or, where a Dense layer is only a pickle, links to it with a converted one.
 
-    Those are in a scratch folder of the repository's, whose lock is held.
+    Those are in a scratch folder of the repository's, whose lock is held. What a pull was broken off
+    with goes: its files come from elsewhere now.
     """
     scratch = repo / INCOMING / "staged"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(scratch.parent, ignore_errors=True)
     names = [file.relative_to(directory).as_posix() for file in directory.glob("*/*.*")]
     tails = [tail for tail in pickled_tails(names) if is_dense(directory, tail)]
     if not tails:
@@ -79,9 +80,8 @@ def _without_pickles(directory: Path, repo: Path) -> Iterator[Path]:
     except OSError as error:
         raise LocalEngineError(f"{directory} could not be staged: {error.strerror}") from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):  # unless they hold something
-            scratch.parent.rmdir()
+        shutil.rmtree(scratch.parent, ignore_errors=True)
+        with suppress(OSError):  # unless it holds something
             repo.rmdir()
 
 

@@ -122,7 +122,8 @@ def _fetch(transfer: Transfer, headers: Mapping[str, str], bar_class: Any, stop:
     with _opened(part) as file:
         here = file.tell()
         if here > transfer.size:
-            here = file.truncate(0)
+            file.seek(0)
+            here = file.truncate()
         try:
             http_get(
                 transfer.url,

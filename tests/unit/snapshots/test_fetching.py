@@ -5,14 +5,15 @@ import json
 
 import pytest
 
-from hybrid_infer.errors import APIConnectionError, ModelIntegrityError
-from hybrid_infer.snapshots import transfer
+from hybrid_infer.errors import APIConnectionError, ModelIntegrityError, ModelNotAvailableError
+from hybrid_infer.snapshots import fetching, transfer
 from hybrid_infer.snapshots.download import pull
 from hybrid_infer.snapshots.fetching import snapshot_path
 from hybrid_infer.snapshots.folders import INCOMING, repo_folder
 from hybrid_infer.snapshots.incoming import Incoming
 from hybrid_infer.snapshots.listing import HubFile
 from hybrid_infer.snapshots.lock import record, user_lock
+from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.snapshots.verification import check_snapshot, measured
 
 WEIGHTS = "model.safetensors"
@@ -240,3 +241,22 @@ def test_one_bar_tells_of_all_files_and_of_what_was_here(hub, fake_hub, pinned, 
     assert bar.disable is None  # where there is a terminal
     assert bar.desc == pinned.repo
     assert bar.count == bar.total == sum(file.size for file in measured(folder).values())
+
+
+def test_a_file_that_plain_http_does_not_carry_is_named_with_the_way(
+    hub, fake_hub, pinned, monkeypatch
+):
+    monkeypatch.setattr(fetching, "MAX_HTTP_BYTES", 1_000_000)
+    with pytest.raises(ModelNotAvailableError, match=f"hf download {pinned.repo} {WEIGHTS}"):
+        pulled(fake_hub, pinned)
+    assert fake_hub.fetched() == []
+
+
+def test_what_was_broken_off_goes_when_the_files_come_from_a_folder(
+    hub, fake_hub, pinned, model_folder
+):
+    unfinished = part(hub, pinned, fake_hub)
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(b"half")
+    stage(model_folder, pinned)
+    assert not [name for name in entries(hub, pinned) if name.startswith(INCOMING)]
