@@ -47,7 +47,7 @@ with the small sizes that CI has time for.
 | calls cancelled at a random moment | 10,000 local (6,428 before their end) and 10,000 remote (5,666): 0 tasks, threads, files, busy engines left | `test_lifecycle.py`, `HYBRID_INFER_TEST_CANCELLATIONS=10000` |
 | a canary key in 1,676 texts of 147 errors | 0 hits | `test_secrets.py` |
 | sockets opened by every command and call on local models, with and without an offline switch | 0; `serve`, `fake-remote` and the demo: their own ports on 127.0.0.1 alone | `test_no_network.py` |
-| fuzzing, 9 targets of 25 s | 7,104,587 executions, 0 crashes | `scripts/audit/run fuzz 25` |
+| fuzzing, 10 targets of 25 s | 8,662,486 executions, 0 crashes | `scripts/audit/run fuzz 25` |
 | bandit | 0 findings above low (31 low) | `scripts/audit/run static` |
 | software bill of materials | 241 components | `scripts/audit/run sbom` |
 | installed by hash | 203 packages, 0 otherwise than `requirements.lock` | `scripts/lock.py --check` |
