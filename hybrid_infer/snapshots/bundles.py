@@ -8,7 +8,6 @@ order of the lock. The same models give the same bytes. A name that ends in ``.z
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ from hybrid_infer.registry.tiny import TINY_PREFIX
 from hybrid_infer.snapshots.archive import ArchiveReader, BundleError, Member, write_archive
 from hybrid_infer.snapshots.bundled_aliases import aliases_of, checked_aliases
 from hybrid_infer.snapshots.compression import packed_by_name, unpacked
+from hybrid_infer.snapshots.drafts import whole_file
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_files import find_gguf, gguf_revision
 from hybrid_infer.snapshots.lock import (
@@ -106,15 +106,11 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
         models[spec.name] = model
         locked.setdefault((model.repo, model.revision), {}).update(files)
     bundle = Bundle(tuple(models[name] for name in sorted(models)), locked, aliases_of(specs))
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("xb") as file, packed_by_name(target, file) as opened:
+        with whole_file(target) as file, packed_by_name(target, file) as opened:
             sha256 = write_archive(opened, _members(bundle))
-        draft.replace(target)
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return replace(bundle, sha256=sha256)
 
 

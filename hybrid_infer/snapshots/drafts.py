@@ -1,17 +1,43 @@
-"""Folders that appear whole or not at all, whoever else writes the same one."""
+"""Files and folders that appear whole or not at all, whoever else writes the same one.
+
+Each is written beside its place under a name of its own, ``.<name>.<32 hex digits>``, and renamed. Its
+writer holds a lock on it (flock), which ends with the process: whoever can take it knows that nobody
+writes any more, and removes what was left.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from hybrid_infer.errors import LocalEngineError
 
-ABANDONED_SECONDS = 24 * 3600.0
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that takes the place of `path` when the ``with`` block ends well.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent, re.escape(path.name))
+    draft = _beside(path)
+    try:
+        with draft.open("xb") as file:
+            _hold(file.fileno())
+            yield file
+            file.flush()
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def place_whole(
@@ -19,8 +45,7 @@ def place_whole(
 ) -> None:
     """Fill a folder beside `target`, then rename it to `target`.
 
-    Of several writers the first one's folder stays. What a killed writer left is removed after
-    a day.
+    Of several writers the first one's folder stays.
 
     Args:
         target: the folder to make.
@@ -32,16 +57,18 @@ def place_whole(
     """
     draft = _beside(target)
     try:
-        draft.mkdir(parents=True)
-        _remove_abandoned(target.parent)
-        fill(draft)
-        if target.is_dir() and not is_usable(target):
-            _set_aside(target)
-        try:
-            draft.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another writer was first, with the same files
-                raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent, ".+")
+        draft.mkdir()
+        with _held_folder(draft):
+            fill(draft)
+            if target.is_dir() and not is_usable(target):
+                _set_aside(target)
+            try:
+                draft.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another writer was first, with the same files
+                    raise
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
     finally:
@@ -89,12 +116,41 @@ def _set_aside(target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    oldest = time.time() - ABANDONED_SECONDS
-    for entry in parent.glob(".*"):
-        try:
-            is_abandoned = entry.is_dir() and entry.stat().st_mtime < oldest
-        except FileNotFoundError:
-            continue  # its writer has just finished
-        if is_abandoned:
-            shutil.rmtree(entry, ignore_errors=True)
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove the drafts that nobody writes any more, of what a regular expression matches."""
+    drafts = re.compile(rf"\.{name}\.[0-9a-f]{{32}}")
+    for entry in parent.iterdir():
+        if drafts.fullmatch(entry.name) and not _is_written(entry):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _is_written(draft: Path) -> bool:
+    try:
+        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return True  # gone, or none of ours
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _hold(descriptor: int) -> None:
+    with suppress(OSError):  # a disk without locks: what a killed writer leaves there stays
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _held_folder(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _hold(descriptor)
+        yield
+    finally:
+        os.close(descriptor)

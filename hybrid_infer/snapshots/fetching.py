@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.errors import ModelIntegrityError, ModelNotAvailableError
 from hybrid_infer.snapshots.conversion import (
     MAX_PICKLE_BYTES,
     PICKLE,
@@ -21,7 +21,7 @@ from hybrid_infer.snapshots.digests import digest_of, size_of
 from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.gguf_header import gguf_header
 from hybrid_infer.snapshots.hub import asked
-from hybrid_infer.snapshots.incoming import Incoming, OtherContentsError
+from hybrid_infer.snapshots.incoming import Incoming
 from hybrid_infer.snapshots.integrity import check_complete
 from hybrid_infer.snapshots.listing import HubFile, HubListing, as_locked, check_room, damaged
 from hybrid_infer.snapshots.lock import (
@@ -33,8 +33,10 @@ from hybrid_infer.snapshots.lock import (
     user_lock,
 )
 from hybrid_infer.snapshots.staging import write_main
-from hybrid_infer.snapshots.transfer import Transfer, fetch_all
+from hybrid_infer.snapshots.transfer import OtherContentsError, Transfer, fetch_all
 from hybrid_infer.snapshots.verification import differing
+
+MAX_HTTP_BYTES = 50 * 10**9  # huggingface_hub/constants.py: MAX_HTTP_DOWNLOAD_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +138,24 @@ def _download(fetch: Fetch, incoming: Incoming, files: Mapping[str, HubFile]) ->
         OtherContentsError: one does.
         HybridInferError: the Hub's errors, as ours.
     """
+    _check_transferable(fetch, files)
     targets = {incoming.blob(file): (name, file) for name, file in files.items()}
     if targets:
         asked(fetch.spec, lambda: _ask(fetch, targets))
     for blob, (name, file) in targets.items():
         if damaged(blob.parent, {blob.name: file}):
             blob.unlink()
-            raise OtherContentsError(
-                f"{name} of {fetch.spec.repo} arrived with other contents than the Hub lists; "
-                "try again"
+            raise OtherContentsError.of(f"{name} of {fetch.spec.repo}")
+
+
+def _check_transferable(fetch: Fetch, files: Mapping[str, HubFile]) -> None:
+    for name, file in files.items():
+        if file.size > MAX_HTTP_BYTES:
+            raise ModelNotAvailableError(
+                f"{name} of {fetch.spec.repo} has {file.size / 1e9:.0f} GB, and the Hub gives no more "
+                f"than {MAX_HTTP_BYTES / 1e9:.0f} GB over plain HTTP. Fetch it with: hf download "
+                f"{fetch.spec.repo} {name} --revision {fetch.listing.revision}; then pull again, "
+                "which compares and records it"
             )
 
 
@@ -154,7 +165,12 @@ def _ask(fetch: Fetch, targets: Mapping[Path, tuple[str, HubFile]]) -> None:
 
     repo, revision = fetch.spec.repo, fetch.listing.revision
     transfers = [
-        Transfer(hf_hub_url(repo, name, revision=revision, endpoint=fetch.url), file.size, blob)
+        Transfer(
+            f"{name} of {repo}",
+            hf_hub_url(repo, name, revision=revision, endpoint=fetch.url),
+            file.size,
+            blob,
+        )
         for blob, (name, file) in targets.items()
     ]
     # Compressed on its way a file could not be gone on with.

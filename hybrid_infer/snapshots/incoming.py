@@ -24,11 +24,7 @@ from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.snapshots.digests import rename_known
 from hybrid_infer.snapshots.folders import INCOMING
 from hybrid_infer.snapshots.listing import HubFile, damaged
-from hybrid_infer.snapshots.transfer import part_of
-
-
-class OtherContentsError(ModelIntegrityError):
-    """One file arrived with other bytes than the Hub lists."""
+from hybrid_infer.snapshots.transfer import OtherContentsError, part_of
 
 
 class Incoming:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from hybrid_infer.snapshots.bundles import (
     opened_bundle,
     read_bundle,
 )
-from hybrid_infer.snapshots.drafts import keep_others, place_whole
-from hybrid_infer.snapshots.folders import cache_root, hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.drafts import keep_others, place_whole, whole_file
+from hybrid_infer.snapshots.folders import INCOMING, cache_root, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.listing import check_room
 from hybrid_infer.snapshots.lock import Files, Locked, record_all
@@ -68,6 +68,8 @@ def install_bundle(path: Path) -> Installed:
     with ExitStack() as held:
         for repo in sorted({repo for repo, _ in bundle.locked}):  # one order: no deadlock
             held.enter_context(one_at_a_time(repo))
+            # What a pull was broken off with: its files come from elsewhere now.
+            shutil.rmtree(repo_folder(repo, hub_cache_dir()) / INCOMING, ignore_errors=True)
         return _install(path, bundle)
 
 
@@ -134,13 +136,9 @@ def _pass_over(reader: ArchiveReader, locked: Locked) -> None:
 def _write_models_yaml(text: bytes) -> Path:
     """Keep the bundle's aliases under a name that its contents give."""
     path = cache_root() / "bundles" / f"{hashlib.sha256(text).hexdigest()[:16]}.yaml"
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(text)
-        draft.replace(path)
+        with whole_file(path) as file:
+            file.write(text)
     except OSError as error:
         raise LocalEngineError(f"{path} could not be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return path

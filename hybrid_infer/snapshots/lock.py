@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from typing import Any
 
 from hybrid_infer.errors import LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry.names import hub_id_problem
+from hybrid_infer.snapshots.drafts import whole_file
 from hybrid_infer.snapshots.folders import cache_root
 from hybrid_infer.snapshots.guards import guarded
 from hybrid_infer.snapshots.selection import is_allowed
@@ -297,13 +297,8 @@ def format_lock(locked: Mapping[tuple[str, str], Files]) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replace a lock whose guard is held."""
-    draft = path.with_name(f".{LOCK_NAME}.{uuid.uuid4().hex}.draft")
     try:
-        for left in path.parent.glob(f".{LOCK_NAME}.*.draft"):  # by a writer that was killed
-            left.unlink(missing_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise LocalEngineError(f"{path} could not be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)

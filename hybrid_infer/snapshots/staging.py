@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybrid_infer.datatypes.models import ModelSpec
@@ -21,8 +19,8 @@ from hybrid_infer.snapshots.conversion import (
     is_dense,
     pickled_tails,
 )
-from hybrid_infer.snapshots.drafts import keep_others, place_whole
-from hybrid_infer.snapshots.folders import hub_cache_dir, repo_folder
+from hybrid_infer.snapshots.drafts import keep_others, place_whole, whole_file
+from hybrid_infer.snapshots.folders import INCOMING, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.integrity import check_complete, check_inside
 from hybrid_infer.snapshots.lock import Files, check_agreement, locked_files, record
@@ -54,28 +52,37 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         )
     if not directory.is_dir():
         raise ModelIntegrityError(f"{directory} is not a folder")
-    with one_at_a_time(spec.repo), _without_pickles(directory) as whole:
+    repo = repo_folder(spec.repo, hub_cache_dir())
+    with one_at_a_time(spec.repo), _without_pickles(directory, repo) as whole:
         return _stage(whole, spec, strict=strict)
 
 
 @contextmanager
-def _without_pickles(directory: Path) -> Iterator[Path]:
-    """The folder itself; or, where a Dense layer is only a pickle, links to it with a converted one."""
+def _without_pickles(directory: Path, repo: Path) -> Iterator[Path]:
+    """The folder itself; or, where a Dense layer is only a pickle, links to it with a converted one.
+
+    Those are in a scratch folder of the repository's, whose lock is held. What a pull was broken off
+    with goes: its files come from elsewhere now.
+    """
+    scratch = repo / INCOMING / "staged"
+    shutil.rmtree(scratch.parent, ignore_errors=True)
     names = [file.relative_to(directory).as_posix() for file in directory.glob("*/*.*")]
     tails = [tail for tail in pickled_tails(names) if is_dense(directory, tail)]
     if not tails:
         yield directory
         return
     try:
-        hub_cache_dir().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".staging-", dir=hub_cache_dir()) as scratch:
-            files = [file.as_posix() for file in allowed_files(directory)]
-            _link_all(directory, files, Path(scratch))
-            for tail in tails:
-                convert_small(directory / tail / PICKLE, Path(scratch) / tail / SAFE)
-            yield Path(scratch)
+        scratch.mkdir(parents=True)
+        _link_all(directory, [file.as_posix() for file in allowed_files(directory)], scratch)
+        for tail in tails:
+            convert_small(directory / tail / PICKLE, scratch / tail / SAFE)
+        yield scratch
     except OSError as error:
         raise LocalEngineError(f"{directory} could not be staged: {error.strerror}") from None
+    finally:
+        shutil.rmtree(scratch.parent, ignore_errors=True)
+        with suppress(OSError):  # unless it holds something
+            repo.rmdir()
 
 
 def _stage(directory: Path, spec: ModelSpec, *, strict: bool) -> Path:
@@ -145,13 +152,10 @@ def write_main(repo: Path, revision: str) -> None:
     Raises:
         LocalEngineError: the disk refused.
     """
-    refs = repo / "refs"
-    draft = refs / f".main.{uuid.uuid4().hex}"
     try:
-        refs.mkdir(parents=True, exist_ok=True)
-        draft.write_text(revision, encoding="utf-8")
-        draft.replace(refs / "main")
+        with whole_file(repo / "refs" / "main") as file:
+            file.write(revision.encode())
     except OSError as error:
-        raise LocalEngineError(f"{refs / 'main'} could not be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+        raise LocalEngineError(
+            f"{repo / 'refs' / 'main'} could not be written: {error.strerror}"
+        ) from None

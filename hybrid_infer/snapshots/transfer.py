@@ -18,8 +18,19 @@ from typing import Any, BinaryIO, Self
 
 import httpx2
 
+from hybrid_infer.errors import ModelIntegrityError
+
 MAX_PARALLEL = 8
 _GONE = 416  # the server has no such range: what is here is of another file
+
+
+class OtherContentsError(ModelIntegrityError):
+    """One file arrived with other bytes than the Hub lists."""
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """The error about a file, by the name that a user knows."""
+        return cls(f"{name} arrived with other contents than the Hub lists; try again")
 
 
 class _Stopped(Exception):
@@ -31,11 +42,13 @@ class Transfer:
     """One file to fetch.
 
     Attributes:
+        name: what messages call it.
         url: where from.
         size: how many bytes it must have.
         target: where to; it appears when it has them all.
     """
 
+    name: str
     url: str
     size: int
     target: Path
@@ -61,6 +74,7 @@ def fetch_all(
         progress: whether there is one.
 
     Raises:
+        OtherContentsError: a file is longer or shorter than it must be.
         Exception: whatever huggingface_hub's client raised for one of them; see `hub.asked`.
     """
     left: SimpleQueue[Transfer] = SimpleQueue()
@@ -108,7 +122,8 @@ def _fetch(transfer: Transfer, headers: Mapping[str, str], bar_class: Any, stop:
     with _opened(part) as file:
         here = file.tell()
         if here > transfer.size:
-            here = file.truncate(0)
+            file.seek(0)
+            here = file.truncate()
         try:
             http_get(
                 transfer.url,
@@ -122,6 +137,8 @@ def _fetch(transfer: Transfer, headers: Mapping[str, str], bar_class: Any, stop:
         except Exception as error:
             if not _may_go_on(error):
                 part.unlink(missing_ok=True)
+            if type(error) is OSError and error.errno is None:  # how it says that the size is wrong
+                raise OtherContentsError.of(transfer.name) from None
             raise
         if stop.is_set():
             raise _Stopped

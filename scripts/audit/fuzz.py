@@ -146,6 +146,22 @@ def bundle() -> Target:
     return run
 
 
+def packed() -> Target:
+    """What zstd unpacks of a bundle, as far as its bounds let it."""
+    from hybrid_infer.errors import ModelIntegrityError
+    from hybrid_infer.snapshots.compression import unpacked
+
+    def run(data: bytes) -> None:
+        source = unpacked(io.BytesIO(data))
+        try:
+            while source.read(65536):
+                pass
+        except ModelIntegrityError:
+            return
+
+    return run
+
+
 def bodies() -> Target:
     """Bodies of the server's routes, to the whole of their checks."""
     import orjson
@@ -212,6 +228,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "gguf": gguf,
     "lock": lock,
     "bundle": bundle,
+    "packed": packed,
     "bodies": bodies,
     "replies": replies,
 }

@@ -1,12 +1,17 @@
-"""Once models are here, nothing opens a socket: every command and every call, watched by an audit hook."""
+"""Once models are here, nothing opens a socket: every command and every call, watched by an audit hook.
+
+What serves (`serve`, `fake-remote`, the demo's own remote) listens on loopback, and that is all.
+"""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 # Fails the process at the first socket that could leave the machine, or name that is looked up. An
@@ -41,7 +46,7 @@ CALLS = (
     SPY
     + """
 import asyncio
-from hybrid_infer import AsyncHybridClient, HybridClient
+from hybrid_infer import AsyncHybridClient, HybridClient, HybridInferError
 
 asked = dict(models=MODELS, dtype="float32")
 for policy in ("local-only", "local-first", "remote-first"):
@@ -56,7 +61,13 @@ for policy in ("local-only", "local-first", "remote-first"):
         client.chat.completions.create(
             messages=[{"role": "user", "content": "Hello"}], model="mine", max_tokens=3
         )
+        list(client.embed_stream(["a", "b"], model="mine"))
         client.list_models(), client.status(), client.reset(), repr(client)
+        if policy == "local-only":
+            try:
+                client.verify("embeddings/mine")
+            except HybridInferError as error:  # there is nothing to compare it with
+                print(type(error).__name__, file=sys.stderr)
         client.warm(["embeddings/mine", "chat/mine"])
         client.pull("embeddings/mine", source=FOLDERS["embeddings"], progress=False)
         client.unload("embeddings/mine")
@@ -69,6 +80,11 @@ async def awaited():
         async with await client.chat_completion("Hi", model="mine", max_tokens=3, stream=True) as s:
             async for _ in s:
                 pass
+        await client.sentence_similarity("a", ["b"], model="mine")
+        async for _ in client.embed_stream(["a"], model="mine"):
+            pass
+        client.list_models(), client.status(), client.reset()
+        await client.pull("embeddings/mine", source=FOLDERS["embeddings"], progress=False)
         await client.warm("embeddings/mine")
         await client.unload(["embeddings/mine", "chat/mine"])
 asyncio.run(awaited())
@@ -103,7 +119,10 @@ def world(tmp_path_factory):
     return root, models, folders
 
 
-@pytest.fixture(params=["", "HF_HUB_OFFLINE"])
+OFFLINE = ([], ["HF_HUB_OFFLINE"], ["TRANSFORMERS_OFFLINE"])
+
+
+@pytest.fixture(params=OFFLINE, ids=" ".join)
 def environment(request, world):
     root = world[0]
     known = {
@@ -114,7 +133,7 @@ def environment(request, world):
         "PATH": os.environ["PATH"],
         "HOME": str(root),
     }
-    return known | ({request.param: "1"} if request.param else {})
+    return known | dict.fromkeys(request.param, "1")
 
 
 def run(program, words, environment, stdin=""):
@@ -133,23 +152,47 @@ def test_every_call_opens_no_socket(world, environment):
     assert done.stdout.strip() == "0 []"
 
 
+COMMANDS = [
+    (["--version"], 0),
+    (["--help"], 0),
+    (["models"], 0),
+    (["models", "--json"], 0),
+    (["embed", "-", "--model", "mine"], 0),
+    (["embed", "-", "--model", "mine", "--policy", "local-only", "--strict"], 0),
+    (["embed", "TEXTS", "-o", "TARGET.jsonl", "--model", "mine"], 0),
+    (["chat", "Hello", "--model", "mine", "--max-tokens", "3"], 0),
+    (["chat", "Hello", "--model", "mine", "--max-tokens", "3", "--no-stream"], 0),
+    (["chat", "--model", "mine", "--max-tokens", "3"], 0),
+    (["verify", "embeddings/mine", "--policy", "local-only"], 2),
+    (["doctor", "--no-network"], 0),
+    (["pull", "embeddings/mine", "--from", "FOLDER"], 0),
+    (["bundle", "inspect", "BUNDLE"], 0),
+    (["bundle", "install", "BUNDLE"], 0),
+    (["bundle", "create", "chat/mine", "embeddings/mine", "-o", "TARGET.zst"], 0),
+]
+# Those that serve, or ask what serves: see below.
+LISTENING = {"serve", "status", "fake-remote", "demo"}
+
+
+def test_every_command_and_every_method_is_among_them():
+    from hybrid_infer import AsyncHybridClient, HybridClient
+    from hybrid_infer.cli import app, bundle
+
+    named = {command.name for command in app.registered_commands}
+    assert (
+        named == {words[0] for words, _ in COMMANDS if words[0][0] != "-"} - {"bundle"} | LISTENING
+    )
+    packed = {command.callback.__name__ for command in bundle.app.registered_commands}
+    assert packed == {words[1] for words, _ in COMMANDS if words[0] == "bundle"}
+    for client in (HybridClient, AsyncHybridClient):
+        for name in {name for name in dir(client) if not name.startswith("_")} - {"close"}:
+            least = 1 if name == "verify" else 2
+            assert CALLS.count(f"client.{name}(") >= least, name
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
-    [
-        (["--version"], 0),
-        (["--help"], 0),
-        (["models"], 0),
-        (["embed", "-", "--model", "mine"], 0),
-        (["embed", "-", "--model", "mine", "--policy", "local-only", "--strict"], 0),
-        (["chat", "Hello", "--model", "mine", "--max-tokens", "3"], 0),
-        (["chat", "Hello", "--model", "mine", "--max-tokens", "3", "--no-stream"], 0),
-        (["verify", "embeddings/mine", "--policy", "local-only"], 2),
-        (["doctor", "--no-network"], 0),
-        (["pull", "embeddings/mine", "--from", "FOLDER"], 0),
-        (["bundle", "inspect", "BUNDLE"], 0),
-        (["bundle", "install", "BUNDLE"], 0),
-        (["bundle", "create", "chat/mine", "embeddings/mine", "-o", "TARGET"], 0),
-    ],
+    COMMANDS,
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_every_command_opens_no_socket(world, environment, words, code, tmp_path):
@@ -157,8 +200,11 @@ def test_every_command_opens_no_socket(world, environment, words, code, tmp_path
     named = {
         "FOLDER": str(folders["embeddings"]),
         "BUNDLE": str(root / "it.bundle"),
-        "TARGET": str(tmp_path / "made"),
+        "TEXTS": str(tmp_path / "texts.txt"),
+        "TARGET.jsonl": str(tmp_path / "made.jsonl"),
+        "TARGET.zst": str(tmp_path / "made.zst"),
     }
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
     done = run(COMMAND, [named.get(word, word) for word in words], environment, stdin="one text\n")
     assert done.returncode == code, done.stderr + done.stdout
 
@@ -169,6 +215,89 @@ def test_the_spy_sees_a_socket(environment):
         assert done.returncode == 3
     else:
         assert "sockets:" in done.stderr
+
+
+# Loopback: the commands that serve, and what they are asked by ------------------------------------
+
+# Writes what was bound, connected to or looked up, as [event, host, port], where its first word says.
+LISTED = """
+import atexit, json, socket, sys
+seen = set()
+def hook(event, args):
+    if event in ("socket.bind", "socket.connect"):
+        if args[0].family != socket.AF_UNIX:
+            seen.add((event, *map(str, args[1][:2])))
+    elif event in ("socket.sendto", "socket.gethostbyname", "socket.gethostbyaddr",
+                   "socket.getaddrinfo"):
+        seen.add((event, *map(str, args[:2])))
+target = sys.argv[1]
+atexit.register(lambda: open(target, "w").write(json.dumps(sorted(seen))))
+sys.addaudithook(hook)
+from hybrid_infer.cli import main
+main(sys.argv[2:])
+"""
+LOOPBACK = "127.0.0.1"
+
+
+def listed(path, ours=()):
+    """What a process did with sockets, by event; ports are replaced by their names."""
+    names = {str(port): name for name, port in ours}
+    return {
+        (event, host, names.get(port, port)) for event, host, port in json.loads(path.read_text())
+    }
+
+
+def begin(words, path, environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTED, str(path), *words],
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_server_listens_on_loopback_and_opens_nothing_else(environment, tmp_path):
+    server = begin(["serve", "--port", "0"], tmp_path / "server", environment)
+    url = server.stdout.readline().split()[3]
+    port = int(url.rpartition(":")[2])
+    body = {"model": "mine", "input": "a", "messages": [{"role": "user", "content": "Hi"}]}
+    for path in ("embeddings", "chat/completions"):
+        asked = body | ({"max_tokens": 3} if "chat" in path else {})
+        del asked["messages" if path == "embeddings" else "input"]
+        assert httpx2.post(f"{url}/v1/{path}", json=asked, timeout=60).status_code == 200
+    asking = begin(["status", "--url", url, "--once"], tmp_path / "status", environment)
+    assert asking.communicate(timeout=60)[1] == ""
+    server.terminate()
+    assert server.wait(60) == 0, server.communicate()[1]
+    server.communicate()
+    assert listed(tmp_path / "server") == {
+        ("socket.bind", LOOPBACK, "0"), ("socket.getaddrinfo", LOOPBACK, "0"),
+    }  # fmt: skip
+    allowed = {
+        ("socket.connect", LOOPBACK, "server"), ("socket.getaddrinfo", LOOPBACK, "server"),
+    }  # fmt: skip
+    assert listed(tmp_path / "status", [("server", port)]) <= allowed
+
+
+def test_a_fake_remote_listens_on_loopback_and_opens_nothing_else(environment, tmp_path):
+    remote = begin(["fake-remote", "--port", "0"], tmp_path / "remote", environment)
+    assert LOOPBACK in remote.stdout.readline()
+    remote.send_signal(signal.SIGINT)
+    remote.communicate(timeout=60)
+    assert listed(tmp_path / "remote") == {("socket.bind", LOOPBACK, "0")}
+
+
+@pytest.mark.timeout(200)
+def test_the_demo_speaks_to_its_own_remote_alone(environment, tmp_path):
+    words = ["demo", "-o", str(tmp_path / "demo.png"), "--json"]
+    played = begin(words, tmp_path / "demo", environment)
+    _, complaints = played.communicate(timeout=180)
+    assert played.returncode == 0, complaints
+    seen = listed(tmp_path / "demo")
+    assert {host for _, host, _ in seen} == {LOOPBACK}
+    bound = {port for event, _, port in seen if event == "socket.bind"}
+    asked = {port for event, _, port in seen if event == "socket.connect"}
+    assert len(asked) == 1  # the port that its remote got
+    assert bound <= {"0", *asked}
 
 
 # The real thing: a machine whose only network is gone ---------------------------------------------

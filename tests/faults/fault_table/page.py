@@ -38,17 +38,20 @@ with the small sizes that CI has time for.
 | gate | counted | run by |
 | --- | --- | --- |
 | bits flipped in a snapshot | 1,000 of 1,000 noticed | `test_verification.py` |
-| bits flipped in a bundle | 200 of 200 noticed, nothing placed | `test_bundles.py` |
+| bits flipped in a bundle | 200 of 200 noticed, and 200 of 200 in a packed one; nothing placed | `test_bundles.py`, `test_packed_bundles.py` |
 | comparing weights with models.lock | 0.72 to 0.77 s per GB, 1.7 to 2.8 ms for a model the second time | `scripts/bench_lock.py` |
 | pulls killed by SIGKILL at a random step | 50 of 50 followed by a clean start | `test_killed_pulls.py`, `HYBRID_INFER_TEST_KILLS=50` |
+| commands ended by SIGTERM, SIGINT or SIGKILL in each of 22 phases | 66 of 66 followed by a clean run; no held lock, draft, unfinished file or child process stayed | `test_signals.py`, `HYBRID_INFER_TEST_SIGNALS=all` |
 | first loads at once | 8 processes of 64 threads: 8 loads; 4 processes that pull: each file fetched once | `test_snapshots.py`, `HYBRID_INFER_TEST_PROCESSES=8`; `test_killed_pulls.py` |
 | clients closed with 200 calls in flight | 100 shutdowns: 14,216 results, 5,784 typed errors, 0 others; the process ended within 11 s | `test_lifecycle.py`, `HYBRID_INFER_TEST_SHUTDOWNS=100` |
 | calls cancelled at a random moment | 10,000 local (6,428 before their end) and 10,000 remote (5,666): 0 tasks, threads, files, busy engines left | `test_lifecycle.py`, `HYBRID_INFER_TEST_CANCELLATIONS=10000` |
 | a canary key in 1,676 texts of 147 errors | 0 hits | `test_secrets.py` |
-| sockets opened by every command and call on local models | 0 | `test_no_network.py` |
-| fuzzing, 9 targets of 25 s | 7,374,672 executions, 0 crashes | `scripts/audit/run fuzz 25` |
+| sockets opened by every command and call on local models, with and without an offline switch | 0; `serve`, `fake-remote` and the demo: their own ports on 127.0.0.1 alone | `test_no_network.py` |
+| fuzzing, 10 targets of 25 s | 8,662,486 executions, 0 crashes | `scripts/audit/run fuzz 25` |
 | bandit | 0 findings above low (31 low) | `scripts/audit/run static` |
-| pip-audit | nothing compared: none of 219 packages could be looked up from that machine | `scripts/audit/run advisories` |
+| software bill of materials | 241 components | `scripts/audit/run sbom` |
+| installed by hash | 203 packages, 0 otherwise than `requirements.lock` | `scripts/lock.py --check` |
+| pip-audit | nothing compared: none of 242 packages could be looked up from that machine | `scripts/audit/run advisories` |
 """
 _TITLES = {
     "R": "The remote",

@@ -1,17 +1,19 @@
 """What a pull does before it places a file: where the bytes are meanwhile, and what it goes on with."""
 
+import importlib
 import json
 
 import pytest
 
-from hybrid_infer.errors import APIConnectionError, ModelIntegrityError
-from hybrid_infer.snapshots import transfer
+from hybrid_infer.errors import APIConnectionError, ModelIntegrityError, ModelNotAvailableError
+from hybrid_infer.snapshots import fetching, transfer
 from hybrid_infer.snapshots.download import pull
 from hybrid_infer.snapshots.fetching import snapshot_path
 from hybrid_infer.snapshots.folders import INCOMING, repo_folder
 from hybrid_infer.snapshots.incoming import Incoming
 from hybrid_infer.snapshots.listing import HubFile
 from hybrid_infer.snapshots.lock import record, user_lock
+from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.snapshots.verification import check_snapshot, measured
 
 WEIGHTS = "model.safetensors"
@@ -134,7 +136,7 @@ def test_more_than_the_file_has_is_begun_anew(hub, fake_hub, pinned):
 
 def test_a_file_that_is_shorter_than_listed_does_not_stay(hub, fake_hub, pinned):
     fake_hub.sends[WEIGHTS] = fake_hub.files[WEIGHTS][:-10]
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(ModelIntegrityError, match=f"{WEIGHTS} of .* arrived with other contents"):
         pulled(fake_hub, pinned)
     assert not part(hub, pinned, fake_hub).exists()
     fake_hub.sends.clear()
@@ -209,3 +211,52 @@ def test_what_the_hub_calls_a_hash_must_be_one(hub, fake_hub, pinned, monkeypatc
 def test_a_blob_is_called_as_the_hub_calls_it():
     assert HubFile(1, None, "b").blob_name == "b"
     assert HubFile(1, "a", "b").blob_name == "a"
+
+
+def test_one_bar_tells_of_all_files_and_of_what_was_here(hub, fake_hub, pinned, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, desc, disable, **_):
+            self.total, self.desc, self.disable, self.count = total, desc, disable, 0
+            bars.append(self)
+
+        def update(self, count):
+            self.count += count
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    # Its package has the class under the module's name.
+    monkeypatch.setattr(importlib.import_module("huggingface_hub.utils.tqdm"), "tqdm", Bar)
+    fake_hub.stops["tokenizer.json"] = 3 * CHUNK
+    unfinished = part(hub, pinned, fake_hub)
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(fake_hub.files[WEIGHTS][: 2 * CHUNK])
+    folder = pull(pinned, endpoint=fake_hub.url)
+    (bar,) = bars
+    assert bar.disable is None  # where there is a terminal
+    assert bar.desc == pinned.repo
+    assert bar.count == bar.total == sum(file.size for file in measured(folder).values())
+
+
+def test_a_file_that_plain_http_does_not_carry_is_named_with_the_way(
+    hub, fake_hub, pinned, monkeypatch
+):
+    monkeypatch.setattr(fetching, "MAX_HTTP_BYTES", 1_000_000)
+    with pytest.raises(ModelNotAvailableError, match=f"hf download {pinned.repo} {WEIGHTS}"):
+        pulled(fake_hub, pinned)
+    assert fake_hub.fetched() == []
+
+
+def test_what_was_broken_off_goes_when_the_files_come_from_a_folder(
+    hub, fake_hub, pinned, model_folder
+):
+    unfinished = part(hub, pinned, fake_hub)
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(b"half")
+    stage(model_folder, pinned)
+    assert not [name for name in entries(hub, pinned) if name.startswith(INCOMING)]

@@ -152,23 +152,32 @@ place_whole(pathlib.Path(sys.argv[1]), fill, is_usable=lambda _: True)
 """
 
 
-def test_a_killed_writer_leaves_no_snapshot_and_its_draft_goes_in_time(tmp_path):
+def test_a_killed_writer_leaves_no_snapshot_and_the_next_removes_its_draft(tmp_path):
     target = tmp_path / "snapshots" / "abc"
     ended = subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
     assert ended.returncode == -9
     assert not target.exists()
-    (draft,) = target.parent.iterdir()
+    assert len(names(target.parent)) == 1
 
-    def place(name):
-        drafts.place_whole(
-            target.with_name(name), lambda folder: (folder / "f").touch(), is_usable=lambda _: True
-        )
+    def place_another(draft):
+        drafts.place_whole(target, lambda folder: (folder / "f").touch(), is_usable=lambda _: True)
+        assert draft.exists()  # its writer is at work
 
-    place("abc")
-    assert draft.exists()  # its writer may still be at work
-    os.utime(draft, (0, 0))
-    place("def")
+    other = target.with_name("def")
+    drafts.place_whole(other, place_another, is_usable=lambda _: True)
     assert names(target.parent) == ["abc", "def"]
+
+
+def test_a_killed_writer_of_a_file_leaves_nothing_to_the_next(tmp_path):
+    target = tmp_path / "x"
+    left = tmp_path / f".x.{'0' * 32}"
+    left.write_text("half")
+    (tmp_path / ".x.mine").write_text("no draft of ours")
+    with drafts.whole_file(target) as file, drafts.whole_file(target) as other:
+        file.write(b"late")
+        other.write(b"early")
+    assert target.read_bytes() == b"late"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".x.mine", "x"]
 
 
 def test_one_more_file_does_not_join_a_listed_snapshot(hub, model_folder, pinned, tmp_path):
