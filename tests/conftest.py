@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # How long an example takes decides nothing: the machine may have other work.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 # Read once, when huggingface_hub is imported: so before anything can import it.
