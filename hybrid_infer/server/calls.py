@@ -144,10 +144,18 @@ async def embedded(
     service = service_of(request)
     texts: Any = [given] if isinstance(given, str) else given
     if service.token_texts is not None and texts and not isinstance(texts[0], str):
+        _check_number(1 if isinstance(texts[0], int) else len(texts), service.limits)
         texts = await asyncio.to_thread(service.token_texts, texts, model)
     _check_texts(texts, service.limits)
     with service.admission.waiting(len(texts)), UntilGone(request.scope):
         return await service.client.embed(texts, model, normalize, truncate)
+
+
+def _check_number(number: int, limits: ServerSettings) -> None:
+    if number > limits.max_texts:
+        raise InvalidRequestError(
+            f"there are {number:,} texts; {limits.max_texts:,} are allowed", argument="texts"
+        )
 
 
 def _check_texts(texts: list[Any], limits: ServerSettings) -> None:
@@ -155,9 +163,6 @@ def _check_texts(texts: list[Any], limits: ServerSettings) -> None:
         raise InvalidRequestError("there is no text", argument="texts")
     if not isinstance(texts[0], str):
         raise InvalidRequestError(NO_IDS, argument="texts")
-    if len(texts) > limits.max_texts:
-        raise InvalidRequestError(
-            f"there are {len(texts):,} texts; {limits.max_texts:,} are allowed", argument="texts"
-        )
+    _check_number(len(texts), limits)
     for index, text in enumerate(texts):
         _check_length(text, f"texts[{index}]", limits)

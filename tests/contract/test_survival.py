@@ -361,7 +361,8 @@ def test_events_tell_the_story(fake):
     threads = ("ModelLoading", "ModelLoaded", "BatchComputed")
     names = [type(e).__name__ for e in seen if type(e).__name__ not in threads]
     assert names == [
-        "AttemptFinished", "TargetClosed", "AttemptFinished", "FellBack", "CallFinished"
+        "AttemptFinished", "TargetClosed", "AttemptFinished", "FellBack", "CallFinished",
+        "ModelUnloaded",
     ]  # fmt: skip
     assert "private" not in repr(seen)
 

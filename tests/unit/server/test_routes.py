@@ -266,6 +266,11 @@ def test_token_ids_are_taken_where_they_are_the_models_own(start):
     for given in (ids, bare, [ids]):
         assert embedded(given)[2] == expected
     assert len(embedded([ids, bare])[2]["data"]) == 2
+    status, _, document = embedded([[1]] * 2049)
+    assert (status, document["error"]["message"]) == (
+        400,
+        "there are 2,049 texts; 2,048 are allowed",
+    )
     for wrong in ([-1], [10**12], [ids[1], ids[0]], [[1] * 3]):
         status, _, document = embedded(wrong)
         assert (status, document["error"]["param"]) == (400, "input")
