@@ -352,10 +352,14 @@ def test_a_dying_thread_answers_its_callers_though_its_device_does_not(
         if len(rows) == 2:
             raise SystemExit(1)
 
-    engine = make_engine()
+    engine, scheduled = make_engine(), threading.Semaphore(0)
+    add = engine._loop._schedule.add
+    engine._loop._schedule.add = lambda *job: (add(*job), scheduled.release())
     decoder.gate.clear()
     callers = [Caller(engine, "a"), Caller(engine, "b")]
     assert decoder.entered.wait(PATIENCE_SECONDS)
+    for _ in callers:  # else the first might end before the second comes
+        assert scheduled.acquire(timeout=PATIENCE_SECONDS)
     decoder.end, decoder.trouble = refuse, trouble
     decoder.gate.set()
     for caller in callers:
