@@ -82,6 +82,10 @@ class Answer(Generic[ResultT]):
                 return
         callback(self)
 
+    def error(self) -> BaseException | None:
+        """What it has failed with, once it is done; unlike `result`, this adds nothing to its traceback."""
+        return self._error
+
     def result(self, timeout: float | None = None) -> ResultT:
         """The result.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +12,7 @@ from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import HybridInferError, ModelNotDownloadedError
 from hybrid_infer.events import ModelLoaded, ModelLoading, ModelUnloaded, Observer, ignore
+from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.copies import CopyStatus
 from hybrid_infer.local.entries import Key, Lease, Load, Loading
 from hybrid_infer.local.pool import ModelPool
@@ -131,7 +131,7 @@ class Engines:
                 lease.release()
         return self._pool.lease(own, self._loader(spec, own))
 
-    def _other_load(self, spec: ModelSpec) -> Future[AnyEngine] | None:
+    def _other_load(self, spec: ModelSpec) -> Answer[AnyEngine] | None:
         """The load of another alias that may turn out to serve this one too."""
         key, other = self._keys(spec)
         if self._loaded_key(spec) is not None or self._pool.underway(key) is not None:
@@ -143,7 +143,7 @@ class Engines:
     def _loader(self, spec: ModelSpec, key: Key) -> Load[AnyEngine]:
         return lambda loading: self._load_now(spec, key, loading)
 
-    def _load(self, spec: ModelSpec) -> Future[AnyEngine]:
+    def _load(self, spec: ModelSpec) -> Answer[AnyEngine]:
         own = self._keys(spec)[0]
         return self._pool.request(own, self._loader(spec, own))
 
@@ -271,25 +271,20 @@ def _may_serve(spec: ModelSpec, engine: AnyEngine) -> bool:
     return spec.allow_quantized or engine.provenance.quantization is None
 
 
-def _check(load: Future[AnyEngine]) -> None:
+def _check(load: Answer[AnyEngine]) -> None:
     """Raise what a load has ended with: each caller gets a copy, for attempts and notes are its own.
 
     Raises:
         HybridInferError: the load has failed.
     """
-    error = load.exception()
+    error = load.error()
     if isinstance(error, HybridInferError):
         raise copy(error) from error.__cause__
     load.result()
 
 
-def _ended(load: Future[AnyEngine]) -> Future[None]:
+def _ended(load: Answer[AnyEngine]) -> Answer[None]:
     """Done when a load is, well or badly. Cancelling it ends a caller's wait, and no load."""
-    ended: Future[None] = Future()
-
-    def tell(_: Future[AnyEngine]) -> None:
-        if ended.set_running_or_notify_cancel():
-            ended.set_result(None)
-
-    load.add_done_callback(tell)
+    ended: Answer[None] = Answer()
+    load.add_done_callback(lambda _: ended.give(None))
     return ended

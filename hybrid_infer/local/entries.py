@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.placement import Claim, Placement
 
 
@@ -64,7 +64,7 @@ class Entry(Generic[EngineT]):
         num_leases: calls that use it, or wait for it.
     """
 
-    future: Future[EngineT]
+    future: Answer[EngineT]
     started_at: float
     last_used: float
     stage: str = ""
@@ -75,7 +75,7 @@ class Entry(Generic[EngineT]):
     def engine(self) -> EngineT | None:
         """The engine, once it is there and as long as it takes requests."""
         future = self.future  # once: who drops the engine puts another in its place
-        if not future.done() or future.exception() is not None:
+        if not future.done() or future.error() is not None:
             return None
         engine = future.result()
         return None if engine.is_closed else engine
@@ -115,7 +115,7 @@ class Lease(Generic[EngineT]):
         future: gets the engine.
     """
 
-    def __init__(self, future: Future[EngineT], release: Callable[[], None]) -> None:
+    def __init__(self, future: Answer[EngineT], release: Callable[[], None]) -> None:
         self.future, self.release = future, release
 
     def __enter__(self) -> EngineT:

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Generic
 
@@ -17,6 +16,7 @@ from hybrid_infer.errors import (
     InsufficientMemoryError,
     OverloadedError,
 )
+from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.entries import (
     Decide,
     EngineT,
@@ -77,7 +77,7 @@ class ModelPool(Generic[EngineT]):
         entry = self._entries.get(key)
         return None if entry is None else entry.engine
 
-    def underway(self, key: Key) -> Future[EngineT] | None:
+    def underway(self, key: Key) -> Answer[EngineT] | None:
         """The load of `key` that has not ended, or None."""
         entry = self._entries.get(key)
         return None if entry is None or entry.future.done() else entry.future
@@ -113,7 +113,7 @@ class ModelPool(Generic[EngineT]):
             entry = self._entries.get(key)
             return None if entry is None or entry.engine is None else self._lend(entry)
 
-    def request(self, key: Key, load: Load[EngineT]) -> Future[EngineT]:
+    def request(self, key: Key, load: Load[EngineT]) -> Answer[EngineT]:
         """A future of the engine, which may leave at any time; loads and raises as `lease` does.
 
         A failed load is not repeated for those who waited: the next request tries again.
@@ -147,7 +147,7 @@ class ModelPool(Generic[EngineT]):
             raise EngineClosedError("the client is closed")
         now, entry = self._clock(), self._entries.get(key)
         if entry is None or (entry.future.done() and entry.engine is None):
-            entry = self._entries[key] = Entry(Future(), now, now)
+            entry = self._entries[key] = Entry(Answer(), now, now)
             self._start(key, entry, load)
         entry.last_used = now
         return entry
@@ -178,7 +178,7 @@ class ModelPool(Generic[EngineT]):
                     del self._entries[key]
             if isinstance(error, HybridInferError):
                 self._failures[key] = Occupancy(failure=error.message, failed_at=self._clock())
-            entry.future.set_exception(error)
+            entry.future.fail(error)
             return
         self._load_seconds[key] = self._clock() - entry.started_at
         self._failures.pop(key, None)
@@ -186,12 +186,12 @@ class ModelPool(Generic[EngineT]):
             # Under the lock: whoever closes or unloads finds the engine, or it is not handed out.
             if not self._is_closed and self._entries.get(key) is entry:
                 entry.last_used = self._clock()
-                entry.future.set_result(engine)
+                entry.future.give(engine)
                 self._set_timer()
                 return
         engine.close()
         self._on_unload(key, "closed" if self._is_closed else "asked")
-        entry.future.set_exception(EngineClosedError("the model was unloaded while it loaded"))
+        entry.future.fail(EngineClosedError("the model was unloaded while it loaded"))
 
     def _loaded(self, entry: Entry[EngineT], load: Load[EngineT]) -> EngineT:
         loading = Loading(
@@ -288,7 +288,7 @@ class ModelPool(Generic[EngineT]):
         """Close what is in no list any more, and give its memory back."""
         if not entry.future.done():
             return
-        engine, entry.future = entry.engine, Future()  # so that nothing here keeps it alive
+        engine, entry.future = entry.engine, Answer()  # so that nothing here keeps it alive
         if engine is None:
             return
         engine.close()

@@ -3,7 +3,6 @@
 import gc
 import threading
 import weakref
-from concurrent.futures import Future
 from contextlib import suppress
 
 import pytest
@@ -17,6 +16,7 @@ from hybrid_infer.errors import (
     ModelIntegrityError,
     OverloadedError,
 )
+from hybrid_infer.local.answer import Answer
 from hybrid_infer.local.entries import Entry
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.pool import ModelPool
@@ -160,13 +160,13 @@ def test_a_failed_load_keeps_nothing_alive(pool):
 
 @pytest.mark.timeout(20)
 def test_looking_at_an_entry_in_the_moment_in_which_it_is_dropped_does_not_wait():
-    class Dropping(Future):
+    class Dropping(Answer):
         def done(self):
-            entry.future = Future()  # what another thread does
+            entry.future = Answer()  # what another thread does
             return super().done()
 
     entry, engine = Entry(Dropping(), 0.0, 0.0), FakeEngine()
-    entry.future.set_result(engine)
+    entry.future.give(engine)
     assert entry.engine is engine
     assert entry.engine is None
 
