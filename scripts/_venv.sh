@@ -31,10 +31,21 @@ is_locked() {
     "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 }
 
+# The entry of a package in the lock.
+locked() {
+  sed -n "/^$1==/,/[^\\\\]\$/p" requirements.lock
+}
+
 install_locked() {
   local install=(.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps)
   # pip first, so that the rest is installed by the one that is locked.
-  "${install[@]}" --require-hashes -r <(sed -n '/^pip==/,/[^\\]$/p' requirements.lock)
+  "${install[@]}" --require-hashes -r <(locked pip)
+  # pip would prefer the index's build of torch, because a link there names its hash, to a wheel of this
+  # machine's own. So what the machine is configured to take is fetched first, and then compared.
+  .venv/bin/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: \
+    -c constraints.txt --dest .venv/wheels torch
+  "${install[@]}" --require-hashes --no-index --find-links .venv/wheels -r <(locked torch)
+  rm -r .venv/wheels
   "${install[@]}" --require-hashes --only-binary=:all: -r requirements.lock
   "${install[@]}" --no-build-isolation --editable .
   .venv/bin/python scripts/lock.py --check >&2
