@@ -63,7 +63,8 @@ _TITLES = {
 def page(table: Table) -> str:
     """The whole page."""
     done = [row for row in table.rows if table.is_due(row)]
-    parts = [HEAD, f"{len(done)} of {len(table.rows)} faults are proven; the others are pending.\n"]
+    rest = "; the others are pending" if len(done) < len(table.rows) else ""
+    parts = [HEAD, f"{len(done)} of {len(table.rows)} faults are proven{rest}.\n"]
     for letter, title in _TITLES.items():
         rows = [row for row in table.rows if row.id[0] == letter]
         parts.append(f"## {title}\n")
