@@ -1,6 +1,7 @@
 """What every test has: no way out to a network, no way into the user's own folders, a virtual clock."""
 
 import os
+import signal
 import socket
 import traceback
 from pathlib import Path
@@ -11,6 +12,9 @@ from hypothesis import settings
 # How long an example takes decides nothing: the machine may have other work.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+# What a shell starts aside ignores Ctrl-C, and so do its children; the tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read once, when huggingface_hub is imported: so before anything can import it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
