@@ -65,15 +65,15 @@ def num_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read_rows(path: Path, column: str) -> Iterator[Row]:
-    """Rows of a Parquet file, in bounded memory; their positions count rows of this file.
+def read_rows(path: Path, column: str, start: int = 0) -> Iterator[Row]:
+    """Rows of a Parquet file, in bounded memory; their positions count rows from `start` on.
 
     Raises:
         BulkDataError: it is no Parquet file, or lacks the column.
     """
     import pyarrow.parquet as pq
 
-    line = 0
+    line, name = 0, path.name
     with _translated(str(path)), pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if column not in names:
@@ -83,7 +83,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
         for batch in file.iter_batches(READ_ROWS):
             for index, text in enumerate(batch.column(column).to_pylist()):
                 line += 1
-                yield Row(path.name, line, text, (batch, index), position=line)
+                yield Row(name, line, text, (batch, index), "", start + line)
 
 
 @_explained("the columns do not make a table")

@@ -50,8 +50,7 @@ class Source:
         start = 0
         for path in self.files:
             if self.format == "parquet":
-                for row in arrow.read_rows(path, self.column):
-                    yield Row(row.file, row.line, row.text, row.record, "", start + row.position)
+                yield from arrow.read_rows(path, self.column, start)
                 start += arrow.num_rows(path)
                 continue
             with _opened(path) as stream:

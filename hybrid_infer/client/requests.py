@@ -19,6 +19,7 @@ from hybrid_infer.client.checks import (
 from hybrid_infer.client.extras import checked_passthrough
 from hybrid_infer.client.texts import (
     CHARACTERS_PER_TOKEN,
+    NEVER_CUT_CHARACTERS,
     checked_text,
     checked_texts,
     cut_long_text,
@@ -47,7 +48,8 @@ def embed_request(spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any)
     check_bool(normalize, "normalize")
     check_bool(truncate, "truncate")
     checked = checked_texts(texts)
-    if spec.max_seq_length is None:
+    longest = max(map(len, checked), default=0)
+    if spec.max_seq_length is None or longest <= NEVER_CUT_CHARACTERS:
         return EmbedRequest(spec, checked, normalize, truncate)
     kept = [cut_long_text(text, spec.max_seq_length) for text in checked]
     cut = frozenset(index for index, text in enumerate(kept) if text.is_truncated)

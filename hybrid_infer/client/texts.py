@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hybrid_infer.errors import InvalidRequestError
 
 MAX_BLANK_RUN = 1024
+NEVER_CUT_CHARACTERS = 2 * MAX_BLANK_RUN
 CHARACTERS_PER_TOKEN = 64
 
 _WORD = re.compile(r"\S+")
@@ -20,6 +21,8 @@ def checked_text(value: Any, argument: str) -> str:
     Raises:
         InvalidRequestError: not a ``str``, or it holds a lone surrogate.
     """
+    if type(value) is str and value.isascii():  # as a rule, and known without a look at it
+        return value
     if not isinstance(value, str):
         raise InvalidRequestError(
             f"{argument} must be a str, not {type(value).__name__}", argument=argument
@@ -49,9 +52,16 @@ def checked_texts(texts: Any) -> tuple[str, ...]:
                 f"texts must be a str or a sequence of str, not {type(texts).__name__}",
                 argument="texts",
             )
-        listed = to_list()
-        texts = listed if isinstance(listed, list) else [listed]
-    return tuple(checked_text(text, f"texts[{index}]") for index, text in enumerate(texts))
+        found = to_list()
+        texts = found if isinstance(found, list) else [found]
+    listed = tuple(texts)
+    if set(map(type, listed)) == {str}:  # there may be millions
+        doubtful = [index for index, text in enumerate(listed) if not text.isascii()]
+    else:
+        doubtful = list(range(len(listed)))
+    for index in doubtful:
+        checked_text(listed[index], f"texts[{index}]")
+    return listed
 
 
 class CutText(NamedTuple):
@@ -73,7 +83,7 @@ def cut_long_text(text: str, max_seq_length: int) -> CutText:
         text: any text.
         max_seq_length: the model's window in tokens.
     """
-    if len(text) <= 2 * MAX_BLANK_RUN:
+    if len(text) <= NEVER_CUT_CHARACTERS:
         return CutText(text, is_truncated=False)
     most_characters = max_seq_length * CHARACTERS_PER_TOKEN
     end, is_truncated = 0, False
