@@ -132,13 +132,12 @@ def with_vectors(table: Any, vectors: NDArray[np.float32]) -> Any:
 
 
 @_explained("a part cannot be written")
-def write_part(path: Path, table: Any, vectors: NDArray[np.float32]) -> None:
-    """Write the columns of a window with its vectors, float32 ``(n, dim)``, as a stream of Arrow."""
+def write_part(path: Path, table: Any) -> None:
+    """Write a table as a stream of Arrow."""
     import pyarrow as pa
 
-    whole = with_vectors(table, vectors)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema) as writer:
-        writer.write_table(whole)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _encoding(schema: Any) -> dict[str, Any]:
@@ -171,18 +170,51 @@ def merge(
         about: goes into the footer under the key ``hybrid_infer``, as JSON.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    columns = pa.schema([]) if schema is None else pa.ipc.read_schema(pa.py_buffer(schema))
-    whole = columns.append(pa.field(EMBEDDING, pa.list_(pa.float32(), dim)))
-    with pq.ParquetWriter(target, whole, **_encoding(whole)) as writer:
-        for part in parts:
-            with pa.memory_map(str(part)) as file:
-                table = pa.ipc.open_stream(file).read_all()
-                writer.write_table(_fitted(table, whole), row_group_size=table.num_rows)
-                del table
-            pa.default_memory_pool().release_unused()  # or it keeps what a few parts take
-        writer.add_key_value_metadata({"hybrid_infer": json.dumps(about, sort_keys=True)})
+    merged = Merged(target, schema, dim)
+    for part in parts:
+        with pa.memory_map(str(part)) as file:
+            merged.add(pa.ipc.open_stream(file).read_all())
+    merged.finish(about)
+
+
+class Merged:
+    """A Parquet file that parts join one by one, a row group each.
+
+    Args:
+        path: the file to write.
+        schema: what `unified` made of the columns of all parts that will join; None without parts.
+        dim: length of a vector.
+
+    Attributes:
+        path: of the file.
+        schema: of the columns.
+        num_parts: that have joined.
+    """
+
+    def __init__(self, path: Path, schema: bytes | None, dim: int) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = pa.schema([]) if schema is None else pa.ipc.read_schema(pa.py_buffer(schema))
+        self._whole = columns.append(pa.field(EMBEDDING, pa.list_(pa.float32(), dim)))
+        self._writer = pq.ParquetWriter(path, self._whole, **_encoding(self._whole))
+        self.path, self.schema, self.num_parts = path, schema, 0
+
+    @_explained("the parts do not fit together")
+    def add(self, table: Any) -> None:
+        """Let a part join."""
+        import pyarrow as pa
+
+        self._writer.write_table(_fitted(table, self._whole), row_group_size=table.num_rows)
+        self.num_parts += 1
+        pa.default_memory_pool().release_unused()  # or it keeps what a few parts take
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Write the footer, with `about` under the key ``hybrid_infer``, as JSON."""
+        text = json.dumps(about, sort_keys=True)
+        self._writer.add_key_value_metadata({"hybrid_infer": text})
+        self._writer.close()
 
 
 def _fitted(table: Any, schema: Any) -> Any:

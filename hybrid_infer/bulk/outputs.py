@@ -112,19 +112,31 @@ class Numpy:
 
 
 class Parquet:
-    """``.parquet``: the input's columns and ``embedding``, a row group a window."""
+    """``.parquet``: the input's columns and ``embedding``, a row group a window.
+
+    The whole file grows beside the parts, while the next window is computed, so that little is left to
+    do at the end. It counts for nothing: a run that was killed merges the parts, and so does one whose
+    columns turned out to be others than those of its first window.
+    """
 
     suffix = ".arrow"  # which costs less to write and to read again than Parquet
 
     def __init__(self) -> None:
         arrow.check_installed()
         self._schema: bytes | None = None
+        self._growing: arrow.Merged | None = None
+        self._is_resumed = False
 
     def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:
         """See `Format`."""
         table = arrow.table_of(rows)
         schema = arrow.unified(self._schema, table)
-        arrow.write_part(path, table, vectors)
+        table = arrow.with_vectors(table, vectors)
+        arrow.write_part(path, table)
+        if self._schema is None and not self._is_resumed:
+            self._growing = arrow.Merged(path.with_name("growing"), schema, vectors.shape[1])
+        if self._growing is not None and schema == self._growing.schema:
+            self._growing.add(table)
         if schema == self._schema:
             return {}
         self._schema = schema
@@ -132,6 +144,7 @@ class Parquet:
 
     def recall(self, window: Mapping[str, Any]) -> None:
         """See `Format`."""
+        self._is_resumed = True
         if "schema" in window:
             self._schema = base64.b64decode(window["schema"])
 
@@ -139,7 +152,12 @@ class Parquet:
         self, target: Path, parts: Sequence[Path], shape: tuple[int, int], about: Mapping[str, Any]
     ) -> None:
         """See `Format`."""
-        arrow.merge(target, parts, self._schema, shape[1], about)
+        growing = self._growing
+        if growing is None or (growing.schema, growing.num_parts) != (self._schema, len(parts)):
+            arrow.merge(target, parts, self._schema, shape[1], about)
+            return
+        growing.finish(about)
+        growing.path.replace(target)
 
 
 def format_of(output: Path, *, has_columns: bool) -> Format:
