@@ -68,7 +68,10 @@ def refused(row: Row, problem: str) -> Row:
 def windows(rows: Iterator[Row], cutter: WindowCutter) -> Iterator[Window]:
     """Cut `rows` into windows. Bad rows count as well, so that no window grows without end."""
     window = Window()
-    for row in map(judged, rows):
+    for found in rows:
+        text = found.text
+        # As a rule there is nothing to judge; see `checked_text`.
+        row = found if type(text) is str and text.isascii() and not found.problem else judged(found)
         (window.bad if row.problem else window.rows).append(row)
         window.num_read += 1
         window.position = row.position
