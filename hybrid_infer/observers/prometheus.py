@@ -44,6 +44,32 @@ RATIOS = (0.0, *(2.0**-power for power in range(7, 0, -1)), 0.75)
 OTHER_MODELS = "other"
 
 
+class _Maker:
+    """Makes metrics, of each the function from labels to the one to count in, which remembers.
+
+    Finding it costs the library more than counting, on the way of every call.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Callable[..., Counter]:
+        metric = Counter(f"hybrid_infer_{name}", text, labels, registry=self._registry)
+        return cache(metric.labels)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Callable[..., Gauge]:
+        metric = Gauge(f"hybrid_infer_{name}", text, labels, registry=self._registry)
+        return cache(metric.labels)
+
+    def histogram(
+        self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+    ) -> Callable[..., Histogram]:
+        metric = Histogram(
+            f"hybrid_infer_{name}", text, labels, registry=self._registry, buckets=buckets
+        )
+        return cache(metric.labels)
+
+
 class PrometheusObserver:
     """Counts calls, fallbacks, retries, tokens and batches.
 
@@ -57,63 +83,9 @@ class PrometheusObserver:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        registry = REGISTRY if registry is None else registry
-
-        # Of each metric the function from labels to the one to count in, which remembers: finding it
-        # costs the library more than counting, on the way of every call.
-        def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
-            return cache(Counter(f"hybrid_infer_{name}", text, labels, registry=registry).labels)
-
-        def gauge(name: str, text: str, *labels: str) -> Callable[..., Gauge]:
-            return cache(Gauge(f"hybrid_infer_{name}", text, labels, registry=registry).labels)
-
-        def histogram(
-            name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
-        ) -> Callable[..., Histogram]:
-            metric = Histogram(
-                f"hybrid_infer_{name}", text, labels, registry=registry, buckets=buckets
-            )
-            return cache(metric.labels)
-
-        call, model = ("operation", "model", "backend"), ("operation", "model")
-        self._requests = counter("requests_total", "Calls that ended", *call, "outcome")
-        self._seconds = histogram(
-            "request_duration_seconds", "From a call's start to its end", *call
-        )
-        self._first = histogram(
-            "time_to_first_token_seconds", "From a stream's start to its first chunk", *call
-        )
-        self._tokens = counter("tokens_total", "Tokens read and written", *call, "type")
-        self._fallbacks = counter(
-            "fallbacks_total",
-            "Calls served by another target than the first choice",
-            *("model", "from_backend", "to_backend", "reason"),
-        )
-        self._attempts = counter(
-            "attempts_total", "Tries at each target of calls that ended", *call, "outcome"
-        )
-        self._retries = counter(
-            "retries_total", "Tries at a target that had failed the call", *call, "reason"
-        )
-        self._hits = counter("cache_hits_total", "Entries that the cache knew", *model)
-        self._misses = counter("cache_misses_total", "Entries that it did not know", *model)
-        left_alone = "1 while a remote is left alone, until it has served again"
-        self._breaker = gauge("breaker_state", left_alone, "model", "backend")
-        self._depth = gauge("queue_depth", "Texts waiting at the last batch", "model")
-        self._loads = histogram("model_load_seconds", "Loading a local copy", "model")
-        self._loaded = gauge("models_loaded", "Local copies in memory", "model")
-        self._waits = histogram(
-            "queue_wait_seconds", "From a call to the start of its first batch", "model"
-        )
-        self._tokenize = histogram(
-            "tokenize_seconds", "Tokenising between one batch and the next", "model"
-        )
-        self._forward = histogram("forward_seconds", "Computing one local batch", "model")
-        self._rows = histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
-        self._batch_tokens = histogram("batch_tokens", "Tokens of a batch", "model", buckets=SIZES)
-        padding = "Share of the tokens computed for a batch that belong to no text"
-        self._padding = histogram("batch_padding_ratio", padding, "model", buckets=RATIOS)
-
+        make = _Maker(REGISTRY if registry is None else registry)
+        self._make_call_metrics(make)
+        self._make_local_metrics(make)
         self._by_kind: dict[type[Event], Callable[[Any], None]] = {
             CallFinished: self._call_finished,
             StreamEnded: self._stream_ended,
@@ -129,6 +101,50 @@ class PrometheusObserver:
             RemoteQuarantined: self._target_closed,
             TargetReopened: self._target_reopened,
         }
+
+    def _make_call_metrics(self, make: _Maker) -> None:
+        call, model = ("operation", "model", "backend"), ("operation", "model")
+        self._requests = make.counter("requests_total", "Calls that ended", *call, "outcome")
+        self._seconds = make.histogram(
+            "request_duration_seconds", "From a call's start to its end", *call
+        )
+        self._first = make.histogram(
+            "time_to_first_token_seconds", "From a stream's start to its first chunk", *call
+        )
+        self._tokens = make.counter("tokens_total", "Tokens read and written", *call, "type")
+        self._fallbacks = make.counter(
+            "fallbacks_total",
+            "Calls served by another target than the first choice",
+            *("model", "from_backend", "to_backend", "reason"),
+        )
+        self._attempts = make.counter(
+            "attempts_total", "Tries at each target of calls that ended", *call, "outcome"
+        )
+        self._retries = make.counter(
+            "retries_total", "Tries at a target that had failed the call", *call, "reason"
+        )
+        self._hits = make.counter("cache_hits_total", "Entries that the cache knew", *model)
+        self._misses = make.counter("cache_misses_total", "Entries that it did not know", *model)
+
+    def _make_local_metrics(self, make: _Maker) -> None:
+        left_alone = "1 while a remote is left alone, until it has served again"
+        self._breaker = make.gauge("breaker_state", left_alone, "model", "backend")
+        self._depth = make.gauge("queue_depth", "Texts waiting at the last batch", "model")
+        self._loads = make.histogram("model_load_seconds", "Loading a local copy", "model")
+        self._loaded = make.gauge("models_loaded", "Local copies in memory", "model")
+        self._waits = make.histogram(
+            "queue_wait_seconds", "From a call to the start of its first batch", "model"
+        )
+        self._tokenize = make.histogram(
+            "tokenize_seconds", "Tokenising between one batch and the next", "model"
+        )
+        self._forward = make.histogram("forward_seconds", "Computing one local batch", "model")
+        self._rows = make.histogram("batch_rows", "Texts of a batch", "model", buckets=SIZES)
+        self._batch_tokens = make.histogram(
+            "batch_tokens", "Tokens of a batch", "model", buckets=SIZES
+        )
+        padding = "Share of the tokens computed for a batch that belong to no text"
+        self._padding = make.histogram("batch_padding_ratio", padding, "model", buckets=RATIOS)
 
     def __call__(self, event: Event) -> None:
         """Count `event`; of a model that is loading there is nothing to count yet."""

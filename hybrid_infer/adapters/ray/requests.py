@@ -21,12 +21,29 @@ _NO_KEY = ErrorAnswer(
 class ProxiedConnection:
     """The connection of a request that a proxy has taken: the proxy watches it.
 
-    Serve cancels a request whose client has left, so there is nothing to tell here.
+    Serve cancels a request whose client has left, so there is nothing to tell here. What the server
+    writes past ASGI on a connection of its own goes through ASGI here.
     """
 
     is_gone = False
     is_whole = False  # the body may still be on its way
     refusal: ErrorAnswer | None = None
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.headers: list[tuple[bytes, bytes]] = []  # that the answer gets, whoever gives it
+
+    def whole_body(self) -> bytes:
+        """Nothing: it comes through ASGI."""
+        return b""
+
+    def answer(self, status: int, head: bytes, body: bytes) -> bool:  # noqa: ARG002 - as every connection's
+        """False: it goes through ASGI."""
+        return False
+
+    def name_answer(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer."""
+        self.headers.append((name, value))
 
     def watch(self, work: UntilGone) -> None:
         """Nothing: a client that leaves is a cancellation."""
@@ -53,16 +70,19 @@ class Proxied:
             await self._app(scope, receive, send)
             return
 
+        connection = ProxiedConnection()
+
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":  # the proxy has named the request, too
-                pairs = message["headers"]
+                connection.has_begun = True
+                pairs = (*message["headers"], *connection.headers)
                 message["headers"] = [pair for pair in pairs if pair[0] != REQUEST_ID]
             await send(message)
 
         if not self._has_key and not _is_loopback(scope):
             await _refuse(send_on, _NO_KEY)
             return
-        scope[CONNECTION] = ProxiedConnection()
+        scope[CONNECTION] = connection
         await self._app(scope, receive, send_on)
 
 

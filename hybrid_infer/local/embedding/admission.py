@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from hybrid_infer.errors import OverloadedError
 
+MAX_TEXTS = 262_144
+MAX_TOKENS = 16_777_216
 MIN_RETRY_SECONDS = 0.1
 FIRST_TOKENS_PER_SECOND = 2_000.0  # until the first batch has been measured
 SMOOTHING = 0.2

@@ -14,10 +14,12 @@ from hybrid_infer.datatypes.replies import EmbedReply, Provenance
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.errors import HybridInferError, LocalEngineError
 from hybrid_infer.events import BatchComputed, Observer, ignore
+from hybrid_infer.local.embedding.admission import MAX_TEXTS, MAX_TOKENS
 from hybrid_infer.local.embedding.encoders import Direct, Encoder
+from hybrid_infer.local.embedding.facts import BatchFacts
 from hybrid_infer.local.embedding.job import EmbedJob, tokenize_jobs
 from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
-from hybrid_infer.local.embedding.scheduler import MAX_TEXTS, MAX_TOKENS, BatchFacts, Scheduler
+from hybrid_infer.local.embedding.scheduler import Scheduler
 from hybrid_infer.local.embedding.texts import RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import Stopwatch, Tokenizer
 from hybrid_infer.local.translation import as_local_error

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.errors import EngineClosedError
+from hybrid_infer.local.embedding.admission import MAX_TEXTS, MAX_TOKENS
 from hybrid_infer.local.embedding.batching import Window
+from hybrid_infer.local.embedding.facts import BatchFacts, first_waits
 from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
 from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Batch, Lane, Runner, share_of
 from hybrid_infer.local.embedding.live import Live
@@ -19,34 +20,12 @@ from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
 from hybrid_infer.local.waiting import too_late
 
-MAX_TEXTS = 262_144
-MAX_TOKENS = 16_777_216
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
 MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the core; none waits
 CROWD = 8  # requests; from here on they are tokenised together
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
-
-
-class BatchFacts(NamedTuple):
-    """What is known of a batch that was computed.
-
-    Attributes:
-        rows: its sequences.
-        tokens: of all of them.
-        longest: tokens of the longest.
-        seconds: how long it took.
-        waiting: sequences that waited when it ended.
-        queue_waits: how long each request waited of which it is the first batch.
-    """
-
-    rows: int
-    tokens: int
-    longest: int
-    seconds: float
-    waiting: int = 0
-    queue_waits: tuple[float, ...] = (0.0,)
 
 
 class Scheduler:
@@ -89,31 +68,25 @@ class Scheduler:
         clock: Clock = time.monotonic,
         on_batch: Callable[[BatchFacts], None] | None = None,
     ) -> None:
-        self._tokenize, self._on_batch, self._clock = tokenize, on_batch, clock
-        self._fills_batches = fills_batches
+        self._tokenize, self._fills_batches = tokenize, fills_batches
+        self._on_batch, self._clock = on_batch, clock
         self._lock = threading.Lock()
-        can_share = threading.Condition(self._lock)
+        condition = partial(threading.Condition, self._lock)
+        self._can_share, self._can_tokenize = condition(), condition()
         self._whole, *self._shares = (
-            Lane(f"compute-{number}", runner, can_share if number else self._condition())
+            Lane(f"compute-{number}", runner, self._can_share if number else condition())
             for number, runner in enumerate(runners)
         )
-        self._can_share = can_share
-        self._can_tokenize = self._condition()
         self._window: Window[EmbedJob, Slice] = Window()
         self._untokenized: dict[EmbedJob, None] = {}  # in turn
         self._live = Live(max_texts, max_tokens)
+        self._crew, self._watchdog = Crew(name, self._bury), Watchdog(clock)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
-        self._watchdog = Watchdog(clock)
-        self._crew = Crew(name, self._bury)
         self._steps = {
             lane.task: partial(self._compute_next, lane) for lane in (self._whole, *self._shares)
         }
         self._busy_with: dict[str, list[EmbedJob]] = {}
-        self._is_closed = False
-        self._owner = os.getpid()
-
-    def _condition(self) -> threading.Condition:
-        return threading.Condition(self._lock)
+        self._is_closed, self._owner = False, os.getpid()
 
     @property
     def is_closed(self) -> bool:
@@ -208,9 +181,8 @@ class Scheduler:
             if batch:
                 lane.is_busy = True
                 self._watchdog.begin(lane.task)
-            owners = list({share.owner: None for share in batch})
-            self._busy_with[lane.task] = owners
-            waits = () if self._on_batch is None else _first_waits(owners, self._clock())
+            owners = self._busy_with[lane.task] = list({share.owner: None for share in batch})
+            waits = () if self._on_batch is None else first_waits(owners, self._clock())
             if self._untokenized:
                 self._can_tokenize.notify()
         for job in late:
@@ -346,11 +318,3 @@ class Scheduler:
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
         self._crew.join(JOIN_SECONDS)
-
-
-def _first_waits(jobs: Sequence[EmbedJob], now: float) -> tuple[float, ...]:
-    """How long each of `jobs` has waited whose first batch begins now."""
-    waits = tuple(now - job.queued_at for job in jobs if job.queued_at is not None)
-    for job in jobs:
-        job.queued_at = None
-    return waits
