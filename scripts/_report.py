@@ -6,7 +6,9 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import hybrid_infer
@@ -64,6 +66,23 @@ def write_section(name: str, report: str) -> None:
     before, rest = file.read_text(encoding="utf-8").split(start)
     after = rest.split(end)[1]
     file.write_text(f"{before}{start}\n{report}\n{end}{after}", encoding="utf-8")
+
+
+@contextmanager
+def staged_small(given: str | None) -> Iterator[str]:
+    """A cache of the Hub's layout that holds the real `small`, for this process and those it starts.
+
+    Args:
+        given: the folder of the real weights; None: see `weights_folder`.
+    """
+    from hybrid_infer.registry import load_registry
+    from hybrid_infer.snapshots.download import stage
+
+    folder = weights_folder(given) / "all-MiniLM-L6-v2"
+    with tempfile.TemporaryDirectory() as hub:
+        os.environ["HF_HUB_CACHE"] = hub
+        stage(folder, load_registry().resolve("embeddings", "small"))
+        yield hub
 
 
 def weights_folder(given: str | None) -> Path:

@@ -39,7 +39,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 import capacity  # noqa: E402 - behind the above
 from _cluster import ClusterProcess, cluster, marked  # noqa: E402 - as above
 from _peer import Peer, serve  # noqa: E402 - as above
-from _report import Table, machine, weights_folder, write_section  # noqa: E402 - as above
+from _report import Table, machine, staged_small, write_section  # noqa: E402 - as above
 from bench_server import (  # noqa: E402 - as above
     InProcess,
     batch,
@@ -345,13 +345,7 @@ def main() -> None:
     parser.add_argument("--weights", help="folder of the real weights")
     parser.add_argument("--dry", action="store_true", help="print only, write nothing")
     options = parser.parse_args()
-    from hybrid_infer.registry import load_registry
-    from hybrid_infer.snapshots.download import stage
-
-    folder = weights_folder(options.weights) / "all-MiniLM-L6-v2"
-    with tempfile.TemporaryDirectory() as hub:
-        os.environ["HF_HUB_CACHE"] = hub
-        stage(folder, load_registry().resolve("embeddings", "small"))
+    with staged_small(options.weights):
         for part in options.part or PARTS:
             table = Table()
             if part in INGRESSES:

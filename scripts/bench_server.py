@@ -13,13 +13,11 @@ import argparse
 import ast
 import asyncio
 import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from _peer import Peer, serve  # noqa: E402 - behind the above
-from _report import Table, machine, weights_folder, write_section  # noqa: E402 - behind the above
+from _report import Table, machine, staged_small, write_section  # noqa: E402 - behind the above
 
 PACKAGES = ("uvicorn", "fastapi", "httptools", "orjson", "torch")
 CLIENTS = 64
@@ -302,13 +300,7 @@ def main() -> None:
     parser.add_argument("--weights", help="folder of the real weights")
     parser.add_argument("--dry", action="store_true", help="print only, write nothing")
     options = parser.parse_args()
-    from hybrid_infer.registry import load_registry
-    from hybrid_infer.snapshots.download import stage
-
-    folder = weights_folder(options.weights) / "all-MiniLM-L6-v2"
-    with tempfile.TemporaryDirectory() as hub:
-        os.environ["HF_HUB_CACHE"] = hub
-        stage(folder, load_registry().resolve("embeddings", "small"))
+    with staged_small(options.weights) as hub:
         for part in options.part or PARTS:
             table = Table()
             if part == "overhead":

@@ -125,7 +125,6 @@ class Parquet:
         arrow.check_installed()
         self._schema: bytes | None = None
         self._growing: arrow.Merged | None = None
-        self._is_resumed = False
 
     def write_part(self, path: Path, rows: Sequence[Row], vectors: Vectors) -> dict[str, Any]:
         """See `Format`."""
@@ -133,7 +132,7 @@ class Parquet:
         schema = arrow.unified(self._schema, table)
         table = arrow.with_vectors(table, vectors)
         arrow.write_part(path, table)
-        if self._schema is None and not self._is_resumed:
+        if self._schema is None:  # the first part of all
             self._growing = arrow.Merged(path.with_name("growing"), schema, vectors.shape[1])
         if self._growing is not None and schema == self._growing.schema:
             self._growing.add(table)
@@ -144,7 +143,6 @@ class Parquet:
 
     def recall(self, window: Mapping[str, Any]) -> None:
         """See `Format`."""
-        self._is_resumed = True
         if "schema" in window:
             self._schema = base64.b64decode(window["schema"])
 

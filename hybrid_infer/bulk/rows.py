@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybrid_infer.client.texts import checked_text
+from hybrid_infer.client.texts import checked_text, is_plain
 from hybrid_infer.client.windows import WindowCutter
 from hybrid_infer.errors import InvalidRequestError
 
@@ -69,9 +69,7 @@ def windows(rows: Iterator[Row], cutter: WindowCutter) -> Iterator[Window]:
     """Cut `rows` into windows. Bad rows count as well, so that no window grows without end."""
     window = Window()
     for found in rows:
-        text = found.text
-        # As a rule there is nothing to judge; see `checked_text`.
-        row = found if type(text) is str and text.isascii() and not found.problem else judged(found)
+        row = found if is_plain(found.text) and not found.problem else judged(found)
         (window.bad if row.problem else window.rows).append(row)
         window.num_read += 1
         window.position = row.position

@@ -15,14 +15,17 @@ CHARACTERS_PER_TOKEN = 64
 _WORD = re.compile(r"\S+")
 
 
+def is_plain(value: Any) -> bool:
+    """Whether it is a text of ASCII, as most are: that is known without a look at it, and always right."""
+    return type(value) is str and value.isascii()
+
+
 def checked_text(value: Any, argument: str) -> str:
     """`value`, if it is a text that can be sent and tokenised.
 
     Raises:
         InvalidRequestError: not a ``str``, or it holds a lone surrogate.
     """
-    if type(value) is str and value.isascii():  # as a rule, and known without a look at it
-        return value
     if not isinstance(value, str):
         raise InvalidRequestError(
             f"{argument} must be a str, not {type(value).__name__}", argument=argument
@@ -55,12 +58,9 @@ def checked_texts(texts: Any) -> tuple[str, ...]:
         found = to_list()
         texts = found if isinstance(found, list) else [found]
     listed = tuple(texts)
-    if set(map(type, listed)) == {str}:  # there may be millions
-        doubtful = [index for index, text in enumerate(listed) if not text.isascii()]
-    else:
-        doubtful = list(range(len(listed)))
-    for index in doubtful:
-        checked_text(listed[index], f"texts[{index}]")
+    for index, text in enumerate(listed):
+        if not is_plain(text):
+            checked_text(text, f"texts[{index}]")
     return listed
 
 

@@ -6,26 +6,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 ResultT = TypeVar("ResultT")
-ResultT_co = TypeVar("ResultT_co", covariant=True)
-
-
-class Awaited(Protocol[ResultT_co]):
-    """What callers can wait for: an `Answer`, or a `concurrent.futures.Future`."""
-
-    def done(self) -> bool:
-        """Whether there is a result or an error, or it was cancelled."""
-        ...
-
-    def result(self, timeout: float | None = None) -> ResultT_co:
-        """The result, at the latest after `timeout` seconds."""
-        ...
-
-    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
-        """Call `callback` with this once it is done, or now."""
-        ...
 
 
 class Answer(Generic[ResultT]):

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.errors import DeadlineExceededError
-from hybrid_infer.local.answer import Awaited, ResultT
+from hybrid_infer.local.answer import Answer, ResultT
 
 # Between two looks at the deadlines of all tasks, however close the next of them is. A look takes 2 µs a
 # task: so where thousands run out of time one by one, a tenth of the loop's time goes into it.
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.001
 LOOK_SECONDS_PER_TASK = 20e-6
 
 
-def wait(future: Awaited[ResultT], deadline: Deadline, abandon: Callable[[], object]) -> ResultT:
+def wait(future: Answer[ResultT], deadline: Deadline, abandon: Callable[[], object]) -> ResultT:
     """The future's result, on the calling thread.
 
     Raises:
@@ -45,7 +45,7 @@ def wait(future: Awaited[ResultT], deadline: Deadline, abandon: Callable[[], obj
 
 
 async def wait_async(
-    future: Awaited[ResultT], deadline: Deadline, abandon: Callable[[], object]
+    future: Answer[ResultT], deadline: Deadline, abandon: Callable[[], object]
 ) -> ResultT:
     """The future's result, on the running event loop; a cancelled task abandons the work."""
     loop = asyncio.get_running_loop()
