@@ -7,7 +7,7 @@ commands name a model (``chat/small``, or a Hub id), `operation` is its task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -260,11 +260,34 @@ def guarded(observer: Observer | None) -> Observer:
     """Wrap a user's observer so that its failure is logged and never breaks a call."""
     if observer is None:
         return ignore
+    return observer if isinstance(observer, Audience) else Audience([observer])
 
-    def deliver(event: Event) -> None:
-        try:
-            observer(event)
-        except Exception:  # the call that is being observed must survive any observer
-            logger.exception("on_event raised on %s", type(event).__name__)
 
-    return deliver
+class Audience:
+    """Several observers as one; if one raises, that is logged and the others are told.
+
+    Args:
+        observers: each may have an attribute ``kinds``, the only types of events that it is told.
+    """
+
+    __slots__ = ("_by_kind", "_observers")
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = tuple(observers)
+        self._by_kind: dict[type[Event], tuple[Observer, ...]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Tell those who want to know."""
+        kind = type(event)
+        told = self._by_kind.get(kind)
+        if told is None:
+            told = self._by_kind[kind] = tuple(
+                observer
+                for observer in self._observers
+                if kind in getattr(observer, "kinds", (kind,))
+            )
+        for observer in told:
+            try:
+                observer(event)
+            except Exception:  # the call that is being observed must survive any observer
+                logger.exception("on_event raised on %s", kind.__name__)

@@ -35,12 +35,13 @@ def planned(session: Session, request: Request, route: Any, limit: Deadline) -> 
         HybridInferError: the session is closed, `route` is wrong, or no target may serve the call.
     """
     session.check_open()
-    check_route(route, session.policy, [remote.name for remote in session.remotes])
-    may_download = route != "local" and session.policy != "local-only"
+    check_route(route, session.policy, session.targets)
+    may_download = may_ask_remotes = route != "local" and session.policy != "local-only"
+    remotes = session.remotes if may_ask_remotes else ()
     plan = make_plan(
         policy=session.policy,
         route=route,
-        remotes=[_remote_fact(session, remote, request) for remote in session.remotes],
+        remotes=[_remote_fact(session, remote, request) for remote in remotes],
         local=session.local.readiness(request.spec, may_download=may_download),
         unsupported=session.local.unsupported(request),
     )
@@ -104,7 +105,6 @@ def _expected_local_seconds(session: Session, request: Request, deadline: Deadli
 
 
 def _remote_fact(session: Session, remote: RemoteSpec, request: Request) -> RemoteFact:
-
     target, spec = session.targets[remote.name], request.spec
     if (refusal := refusal_of_option(remote, request)) is not None:
         detail = refusal.argument or ""

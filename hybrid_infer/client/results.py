@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -85,8 +84,7 @@ def space_of(
 ) -> EmbeddingSpace:
     """The space that the vectors of `request` live in."""
     spec = session.local.completed(request.spec)
-    space = EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim)
-    return replace(space, quantisation=quantization)
+    return EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim, quantisation=quantization)
 
 
 def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> ChatCompletion:

@@ -39,11 +39,14 @@ class Deadline:
 
     def left(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self._expires_at - self._clock())
+        return max(0.0, self._ends_at() - self._clock())
 
     def expired(self) -> bool:
         """Whether no time is left."""
-        return self._clock() >= self._expires_at
+        return self._clock() >= self._ends_at()
+
+    def _ends_at(self) -> float:
+        return self._expires_at
 
     def renew(self) -> None:
         """Report progress. Moves a renewable deadline on; a fixed one stays where it is."""
@@ -101,18 +104,14 @@ class AttemptDeadline(Deadline):
         """The call's own limit: the share of an attempt is nobody's business outside."""
         return self._parent.asked_seconds
 
-    def left(self) -> float:
-        """Seconds left of the attempt and of the call, whichever is less."""
+    def _ends_at(self) -> float:
+        """The end of the attempt or of the call, whichever comes first."""
         if self._is_cancelled:
-            return 0.0
+            return -math.inf
+        call_ends_at = self._parent._ends_at()  # noqa: SLF001 - of the base class
         if self._released:
-            return self._parent.left()
-        own = min(self._limit_at, self._expires_at) - self._clock()
-        return max(0.0, min(own, self._parent.left()))
-
-    def expired(self) -> bool:
-        """Whether the attempt or the call is out of time."""
-        return self.left() <= 0.0
+            return call_ends_at
+        return min(self._limit_at, self._expires_at, call_ends_at)
 
     def renew(self) -> None:
         """Report progress to the attempt and to the call."""

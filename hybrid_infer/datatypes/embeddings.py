@@ -40,7 +40,9 @@ class EmbeddingSpace:
     quantisation: str | None = None
 
     @classmethod
-    def of(cls, spec: ModelSpec, *, normalize: bool, dim: int) -> EmbeddingSpace:
+    def of(
+        cls, spec: ModelSpec, *, normalize: bool, dim: int, quantisation: str | None = None
+    ) -> EmbeddingSpace:
         """The space of `spec`'s vectors."""
         return cls(
             repo=spec.repo,
@@ -51,6 +53,7 @@ class EmbeddingSpace:
             prompt=spec.prompt,
             max_seq_length=spec.max_seq_length,
             dim=dim,
+            quantisation=quantisation,
         )
 
 

@@ -73,13 +73,13 @@ class Engines:
         plain, quantized = (*names, "original"), (*names, "any")
         return (quantized, plain) if spec.allow_quantized else (plain, quantized)
 
-    def _loaded_key(self, spec: ModelSpec) -> Key | None:
-        """The place of a loaded engine that may serve `spec`."""
+    def _loaded(self, spec: ModelSpec) -> tuple[Key | None, AnyEngine | None]:
+        """A loaded engine that may serve `spec`, and its place."""
         for key in self._keys(spec):
             engine = self._pool.loaded(key)
             if engine is not None and _may_serve(spec, engine):
-                return key
-        return None
+                return key, engine
+        return None, None
 
     # Lending ---------------------------------------------------------------------------------
 
@@ -89,6 +89,9 @@ class Engines:
         Raises:
             HybridInferError: see `load_engine`; or the deadline ran out.
         """
+        lease = self._lease_of_loaded(spec)
+        if lease is not None:
+            return lease
         while (other := self._other_load(spec)) is not None:
             ended = _ended(other)
             wait(ended, deadline, ended.cancel)
@@ -106,6 +109,9 @@ class Engines:
 
     async def lease_async(self, spec: ModelSpec, deadline: Deadline) -> Lease[AnyEngine]:
         """`lease`, awaited."""
+        lease = self._lease_of_loaded(spec)
+        if lease is not None:
+            return lease
         while (other := self._other_load(spec)) is not None:
             ended = _ended(other)
             await wait_async(ended, deadline, ended.cancel)
@@ -121,20 +127,23 @@ class Engines:
             deadline.renew()
         return lease
 
-    def _leased(self, spec: ModelSpec) -> Lease[AnyEngine]:
-        own, other = self._keys(spec)
-        if self._pool.loaded(own) is None:
-            lease = self._pool.lease_loaded(other)
-            if lease is not None and _may_serve(spec, lease.future.result()):
-                return lease
+    def _lease_of_loaded(self, spec: ModelSpec) -> Lease[AnyEngine] | None:
+        for key in self._keys(spec):
+            lease = self._pool.lease_loaded(key)
             if lease is not None:
+                if _may_serve(spec, lease.future.result()):
+                    return lease
                 lease.release()
-        return self._pool.lease(own, self._loader(spec, own))
+        return None
+
+    def _leased(self, spec: ModelSpec) -> Lease[AnyEngine]:
+        own = self._keys(spec)[0]
+        return self._lease_of_loaded(spec) or self._pool.lease(own, self._loader(spec, own))
 
     def _other_load(self, spec: ModelSpec) -> Answer[AnyEngine] | None:
         """The load of another alias that may turn out to serve this one too."""
         key, other = self._keys(spec)
-        if self._loaded_key(spec) is not None or self._pool.underway(key) is not None:
+        if self._loaded(spec)[0] is not None or self._pool.underway(key) is not None:
             return None
         return self._pool.underway(other)
 
@@ -194,7 +203,7 @@ class Engines:
         self.shelf.forget(spec)
         while (other := self._other_load(spec)) is not None:
             _ended(other).result()
-        if self._loaded_key(spec) is None:
+        if self._loaded(spec)[0] is None:
             self._load(spec).result()
 
     def preload(self, spec: ModelSpec) -> None:
@@ -202,7 +211,7 @@ class Engines:
 
         A failure shows when `spec` is asked for, which tries again.
         """
-        if self._loaded_key(spec) is not None or self._other_load(spec) is not None:
+        if self._loaded(spec)[0] is not None or self._other_load(spec) is not None:
             return
         failed_at = self._pool.occupancy(self._keys(spec)[0]).failed_at
         if failed_at is None or self._clock() - failed_at >= RETRY_PRELOAD_SECONDS:
@@ -211,7 +220,7 @@ class Engines:
 
     def unload(self, spec: ModelSpec) -> None:
         """Drop `spec` from memory."""
-        loaded, own = self._loaded_key(spec), self._keys(spec)[0]
+        loaded, own = self._loaded(spec)[0], self._keys(spec)[0]
         self._pool.unload(own)
         if loaded is not None and loaded != own:
             self._pool.unload(loaded)
@@ -224,8 +233,7 @@ class Engines:
 
     def readiness(self, spec: ModelSpec, *, may_download: bool) -> Readiness:
         """How far the local copy of `spec` is from answering; never blocks, never loads."""
-        key = self._loaded_key(spec)
-        engine = None if key is None else self._pool.loaded(key)
+        _, engine = self._loaded(spec)
         if engine is not None:
             is_quantized = engine.provenance.quantization is not None
             return Readiness(ReadinessState.WARM, may_be_quantized=is_quantized)
@@ -247,8 +255,8 @@ class Engines:
     def status(self, spec: ModelSpec) -> CopyStatus:
         """Everything that is known of the local copy of `spec`; loads nothing."""
         readiness = self.readiness(spec, may_download=False)
-        key = self._loaded_key(spec) or self._keys(spec)[0]
-        engine, known = self._pool.loaded(key), self._pool.occupancy(key)
+        key, engine = self._loaded(spec)
+        known = self._pool.occupancy(key or self._keys(spec)[0])
         detail = readiness.exclusion.error.message if readiness.exclusion else known.failure
         claim = known.claim
         return CopyStatus(

@@ -12,15 +12,9 @@ None of them sends anything anywhere: what a collector or an exporter does is se
 
 from __future__ import annotations
 
-from hybrid_infer.events import Event, Observer, guarded
+from hybrid_infer.events import Audience, Observer
 
 
 def combine(*observers: Observer) -> Observer:
     """One observer that tells several; if one raises, that is logged and the others are told."""
-    told = [guarded(observer) for observer in observers]
-
-    def tell(event: Event) -> None:
-        for observer in told:
-            observer(event)
-
-    return tell
+    return Audience(observers)

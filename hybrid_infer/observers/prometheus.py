@@ -101,6 +101,9 @@ class PrometheusObserver:
             RemoteQuarantined: self._target_closed,
             TargetReopened: self._target_reopened,
         }
+        self.kinds = frozenset(
+            self._by_kind
+        )  # of a model that is loading there is nothing to count
 
     def _make_call_metrics(self, make: _Maker) -> None:
         call, model = ("operation", "model", "backend"), ("operation", "model")
@@ -147,7 +150,7 @@ class PrometheusObserver:
         self._padding = make.histogram("batch_padding_ratio", padding, "model", buckets=RATIOS)
 
     def __call__(self, event: Event) -> None:
-        """Count `event`; of a model that is loading there is nothing to count yet."""
+        """Count `event`."""
         count = self._by_kind.get(type(event))
         if count is not None:
             count(event)
@@ -173,9 +176,10 @@ class PrometheusObserver:
         labels = _call(asked, backend)
         self._requests(*labels, outcome).inc()
         self._seconds(*labels).observe(seconds)
-        for kind, number in (("input", got.input_tokens), ("output", got.output_tokens)):
-            if number is not None:
-                self._tokens(*labels, kind).inc(number)
+        if got.input_tokens is not None:
+            self._tokens(*labels, "input").inc(got.input_tokens)
+        if got.output_tokens is not None:
+            self._tokens(*labels, "output").inc(got.output_tokens)
 
     def _fell_back(self, event: FellBack) -> None:
         self._fallbacks(_model(event.model), event.from_target, event.to_target, event.reason).inc()

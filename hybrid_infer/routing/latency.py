@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from threading import Lock
 
@@ -16,7 +17,7 @@ class LatencyWindow:
     """
 
     def __init__(self) -> None:
-        self._samples: OrderedDict[str, deque[float]] = OrderedDict()
+        self._samples: OrderedDict[str, _Samples] = OrderedDict()
         self._lock = Lock()
 
     def record(self, key: str, seconds: float) -> None:
@@ -24,15 +25,16 @@ class LatencyWindow:
         with self._lock:
             samples = self._samples.get(key)
             if samples is None:
-                samples = self._samples[key] = deque(maxlen=WINDOW)
-            samples.append(seconds)
+                samples = self._samples[key] = _Samples()
+            samples.add(seconds)
             self._samples.move_to_end(key)
             if len(self._samples) > MAX_KEYS:
                 self._samples.popitem(last=False)
 
     def count(self, key: str) -> int:
         """How many measurements there are of `key`, 64 at most."""
-        return len(self._samples.get(key, ()))
+        samples = self._samples.get(key)
+        return 0 if samples is None else len(samples.ranked)
 
     def p95(self, key: str, *, default: float) -> float:
         """The 95th percentile in seconds, or `default` before the first measurement."""
@@ -40,8 +42,30 @@ class LatencyWindow:
 
     def quantile(self, key: str, share: float, *, default: float) -> float:
         """The measurement that `share` of them do not exceed, or `default` before the first."""
-        with self._lock:
-            samples = sorted(self._samples.get(key, ()))
-        if not samples:
+        samples = self._samples.get(key)
+        if samples is None:
             return default
-        return samples[min(len(samples) - 1, int(share * len(samples)))]
+        with self._lock:
+            ranked = samples.ranked
+            return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+
+
+class _Samples:
+    """The last measurements of a key; every call asks for a quantile of them, so they stay ranked.
+
+    Attributes:
+        ranked: by size; empty only before the first.
+    """
+
+    __slots__ = ("_in_turn", "ranked")
+
+    def __init__(self) -> None:
+        self._in_turn: deque[float] = deque()
+        self.ranked: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """Take one more, and forget the oldest of too many."""
+        if len(self._in_turn) == WINDOW:
+            del self.ranked[bisect_left(self.ranked, self._in_turn.popleft())]
+        self._in_turn.append(seconds)
+        insort(self.ranked, seconds)

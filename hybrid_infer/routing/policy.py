@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hybrid_infer.datatypes.route import Reason
@@ -46,7 +46,7 @@ class Plan:
     local: Readiness
 
 
-def check_route(route: str | None, policy: Policy, remotes: Sequence[str]) -> None:
+def check_route(route: str | None, policy: Policy, remotes: Collection[str]) -> None:
     """Validate ``route=``.
 
     Raises:

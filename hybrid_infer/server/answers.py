@@ -27,11 +27,12 @@ from hybrid_infer.datatypes.route import Route
 from hybrid_infer.server.work import CONNECTION, Connection
 
 Encoding = Literal["float", "base64"]
-Headers = tuple[tuple[str, str], ...]
 
 NUMBERS_PER_TURN = 65_536  # written at once, about 5 ms, before other requests get the loop
 JSON = "application/json"
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 HEADER_PREFIX = "x-hybrid-infer-"
+_TOLD = ("backend", "provider", "model", "revision", "reason", "attempts")  # of a route
 
 
 class Vectors(Response):
@@ -49,42 +50,38 @@ class Vectors(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         connection: Connection = scope[CONNECTION]
-        headers = _of_route(self._route)
-        if not connection.answer(200, _lines(headers), self._content):
-            await Response(self._content, 200, dict(headers), JSON)(scope, receive, send)
+        route = self._route
+        head = _head(
+            route.backend, route.provider, route.model, route.revision, route.reason,
+            len(route.attempts),
+        )  # fmt: skip
+        if not connection.answer(200, head, self._content):
+            headers = route_headers(route)
+            await Response(self._content, 200, headers, JSON)(scope, receive, send)
 
 
 def route_headers(route: Route) -> dict[str, str]:
     """Who served, why, and after how many tries."""
-    return dict(_of_route(route))
-
-
-def _of_route(route: Route) -> Headers:
     return _named(
-        backend=route.backend,
-        provider=route.provider,
-        model=route.model,
-        revision=route.revision,
-        reason=str(route.reason),
-        attempts=str(len(route.attempts)),
-    )
+        route.backend, route.provider, route.model, route.revision, route.reason,
+        len(route.attempts),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def _lines(headers: Headers) -> bytes:
-    """Headers of an answer in JSON, as they are sent."""
-    every = (("content-type", JSON), *headers)
-    return "".join(f"{name}: {value}\r\n" for name, value in every).encode("ascii")
+def _head(*values: str | int | None) -> bytes:
+    """Header lines of an answer in JSON, as they are sent: the same again and again."""
+    headers = {"content-type": JSON, **_named(*values)}
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 
-@lru_cache(maxsize=1024)
-def _named(**values: str | None) -> Headers:
-    """Headers of the values that there are, as a header may hold them: the same again and again."""
-    return tuple(
-        (HEADER_PREFIX + name, quote(value, safe="/@:.-_ "))
-        for name, value in values.items()
-        if value
-    )
+def _named(*values: str | int | None) -> dict[str, str]:
+    """Headers of those of `_TOLD` that there are, as a header may hold them."""
+    return {
+        HEADER_PREFIX + name: quote(str(value), safe="/@:.-_ ")
+        for name, value in zip(_TOLD, values, strict=True)
+        if value is not None and value != ""
+    }
 
 
 def completion_document(result: ChatCompletion) -> dict[str, Any]:
@@ -167,22 +164,28 @@ async def embeddings_bytes(
         model: who answered.
         num_tokens: of all texts; None if the backend does not say.
     """
-    end = orjson.dumps({
+    end = {
         "object": "list",
         "model": model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-    })  # fmt: skip
+    }
+    if vectors.size <= NUMBERS_PER_TURN:  # as a rule
+        return orjson.dumps({"data": _items(vectors, encoding), **end}, option=_NUMPY)
     pieces = [b'{"data":[']
     for first, rows in _turns(vectors):
         if first:
             await asyncio.sleep(0)
             pieces.append(b",")
-        items = [
-            {"object": "embedding", "index": number, "embedding": row}
-            for number, row in enumerate(_encoded(rows, encoding), first)
-        ]
-        pieces.append(_listed(items))
-    return b"".join([*pieces, b"],", end[1:]])
+        pieces.append(_listed(_items(rows, encoding, first)))
+    return b"".join([*pieces, b"],", orjson.dumps(end)[1:]])
+
+
+def _items(rows: NDArray[np.float32], encoding: Encoding, first: int = 0) -> list[dict[str, Any]]:
+    """What OpenAI makes of vectors, of which the first has this number."""
+    return [
+        {"object": "embedding", "index": number, "embedding": row}
+        for number, row in enumerate(_encoded(rows, encoding), first)
+    ]
 
 
 async def vectors_bytes(vectors: NDArray[np.float32], encoding: Encoding) -> bytes:
@@ -199,7 +202,7 @@ async def vectors_bytes(vectors: NDArray[np.float32], encoding: Encoding) -> byt
 def vector_bytes(vector: NDArray[np.float32], encoding: Encoding) -> bytes:
     """One flat list of numbers, or one base64 text."""
     (encoded,) = _encoded(vector[None], encoding)
-    return orjson.dumps(encoded, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(encoded, option=_NUMPY)
 
 
 def _turns(vectors: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -218,4 +221,4 @@ def _encoded(rows: NDArray[np.float32], encoding: Encoding) -> list[Any]:
 
 def _listed(items: list[Any]) -> bytes:
     """A JSON list without its brackets."""
-    return orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    return orjson.dumps(items, option=_NUMPY)[1:-1]

@@ -70,7 +70,7 @@ def new_app(options: ServerOptions, client_arguments: Mapping[str, Any]) -> Gate
         base_url=client_arguments.get("base_url"),
     )
     statistics, metrics = Statistics(), Metrics()
-    observer = combine(statistics, metrics.observer)
+    observer = combine(statistics, metrics)
     client = AsyncHybridClient(**client_arguments, on_event=observer)
     token_texts = TokenTexts(registry) if options.accepts_token_ids else None
     return create_app(client, options, registry.settings.server, statistics, metrics, token_texts)

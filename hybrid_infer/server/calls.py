@@ -164,5 +164,7 @@ def _check_texts(texts: list[Any], limits: ServerSettings) -> None:
     if not isinstance(texts[0], str):
         raise InvalidRequestError(NO_IDS, argument="texts")
     _check_number(len(texts), limits)
+    most = limits.max_text_characters
     for index, text in enumerate(texts):
-        _check_length(text, f"texts[{index}]", limits)
+        if len(text) > most:
+            _check_length(text, f"texts[{index}]", limits)

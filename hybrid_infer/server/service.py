@@ -24,7 +24,7 @@ class Service:
         client: serves every call.
         limits: what a client may ask for.
         statistics: an observer of the client: what the page and `/status` tell.
-        metrics: has the other one: what `/metrics` tells.
+        metrics: another one: what `/metrics` tells.
         token_texts: makes texts of token ids; None: they are refused.
         is_draining: set once the server has been told to stop.
     """

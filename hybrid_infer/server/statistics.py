@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.events import CallFinished, Event, FellBack
@@ -16,8 +15,7 @@ KEPT_FALLBACKS = 50
 WINDOW_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     at: float
     seconds: float
     backend: str
@@ -32,6 +30,8 @@ class Statistics:
         wall_clock: seconds since the epoch, for people.
     """
 
+    kinds = frozenset({CallFinished, FellBack})
+
     def __init__(self, clock: Clock = time.monotonic, wall_clock: Clock = time.time) -> None:
         self._clock, self._wall_clock = clock, wall_clock
         self._lock = threading.Lock()
@@ -42,13 +42,11 @@ class Statistics:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        match event:
-            case CallFinished():
-                with self._lock:
-                    self._finished(event)
-            case FellBack():
-                with self._lock:
-                    self._fell_back(event)
+        with self._lock:
+            if isinstance(event, CallFinished):
+                self._finished(event)
+            elif isinstance(event, FellBack):
+                self._fell_back(event)
 
     def _finished(self, event: CallFinished) -> None:
         now, route = self._clock(), event.route

@@ -25,10 +25,6 @@ from hybrid_infer.local.embedding.tokenizing import Stopwatch, Tokenizer
 from hybrid_infer.local.translation import as_local_error
 from hybrid_infer.local.waiting import too_late, wait
 
-# Up to here a request is tokenised by its caller: it takes less than the hop to another thread.
-INLINE_TEXTS = 8
-INLINE_CHARACTERS = 4_096
-
 
 class EmbeddingEngine:
     """One loaded embedding model.
@@ -142,8 +138,7 @@ class EmbeddingEngine:
         """The sequences of a request, if it is best tokenised by the calling thread."""
         if not texts.num_texts:
             raise LocalEngineError("there was nothing to embed")
-        is_short = texts.num_texts <= INLINE_TEXTS and texts.num_characters <= INLINE_CHARACTERS
-        if not is_short or self._scheduler.is_crowded:
+        if not texts.is_short or self._scheduler.is_crowded:
             return None
         try:
             tokenized = texts.tokenize(self._tokenizer)

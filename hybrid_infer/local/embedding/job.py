@@ -15,6 +15,7 @@ from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestText
 from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.vectors import new_vectors
 from hybrid_infer.local.translation import as_local_error
+from hybrid_infer.local.waiting import too_late
 
 
 class EmbedJob(Answer[EmbedReply]):
@@ -42,6 +43,13 @@ class EmbedJob(Answer[EmbedReply]):
         self._provenance = provenance
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
+
+    def fail_if_late(self) -> bool:
+        """Whether its deadline is over; then it has its answer."""
+        if not self.deadline.expired():
+            return False
+        self.fail(too_late(self.deadline))
+        return True
 
     def put(self, source: Slice, places: list[int], rows: NDArray[np.float32]) -> None:
         """Store the rows of sequences; the last ones answer the caller.

@@ -13,7 +13,8 @@ from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding.admission import MAX_TEXTS, MAX_TOKENS
 from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.facts import BatchFacts, first_waits
-from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
+from hybrid_infer.local.embedding.intake import Intake
+from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Batch, Lane, Runner, share_of
 from hybrid_infer.local.embedding.live import Live
 from hybrid_infer.local.embedding.texts import Slice
@@ -22,7 +23,6 @@ from hybrid_infer.local.waiting import too_late
 
 MAX_TEXTS_PER_BATCH = 4_096
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
-MAX_YIELDS = 32  # each lets threads that can run have the interpreter and the core; none waits
 CROWD = 8  # requests; from here on they are tokenised together
 RESTARTS, RESTART_SECONDS = 3, 60.0
 JOIN_SECONDS = 5.0
@@ -35,8 +35,9 @@ class Scheduler:
     A sequence that finds the engine idle and itself alone is computed by all cores together, in
     the first lane; as soon as more waits, the other lanes, if there are any, compute side by side,
     each on its share of the cores: no core waits for another at the end of every operator.
-    Another thread tokenises large requests slice by slice, ahead of the lanes but never far, and
-    those of a crowd together, which costs half of what it costs their callers one by one.
+    A lane tokenises the short requests of a crowd together, which costs half of what it costs their
+    callers one by one; another thread tokenises large ones slice by slice, ahead of the lanes but
+    never far.
     Threads start when they are needed, wait on conditions, never poll, and are replaced when they
     die; the requests that they were busy with get a typed error.
 
@@ -78,7 +79,7 @@ class Scheduler:
             for number, runner in enumerate(runners)
         )
         self._window: Window[EmbedJob, Slice] = Window()
-        self._untokenized: dict[EmbedJob, None] = {}  # in turn
+        self._intake = Intake()
         self._live = Live(max_texts, max_tokens)
         self._crew, self._watchdog = Crew(name, self._bury), Watchdog(clock)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
@@ -126,16 +127,16 @@ class Scheduler:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("batch")
-            self._ensure_threads(needs_tokens=tokenized is None)
+            needs_tokens = tokenized is None and not job.texts.is_short
+            self._ensure_threads(needs_tokens=needs_tokens)
             self._live.admit(job)
             if self._on_batch is not None:
                 job.queued_at = self._clock()
-            if tokenized is None:
-                self._untokenized[job] = None
-                self._can_tokenize.notify()
-            else:
+            if tokenized is not None:
                 self._add(job, tokenized)
-                self._wake()
+            else:
+                self._intake.add(job)
+            self._can_tokenize.notify() if needs_tokens else self._wake()
         job.add_done_callback(self._leave)
 
     def _add(self, job: EmbedJob, part: Slice) -> None:
@@ -162,45 +163,49 @@ class Scheduler:
         with self._lock:
             self._live.leave(job)
             self._window.discard(job)
-            if self._untokenized.pop(job, job) is None:
+            if self._intake.discard(job):
                 self._wake()  # a lane may have waited for its tokens
 
     # The compute threads ---------------------------------------------------------------------
 
     def _compute_next(self, lane: Lane) -> bool:
-        """Wait for a batch and compute it; False once closed."""
+        """Wait for work and do it: tokenise a crowd, or compute a batch; False once closed."""
         if not lane.is_prepared:
             lane.runner.prepare()
             lane.is_prepared = True
         late: list[EmbedJob] = []
         with self._lock:
-            while not (batch := self._take(lane, late)) and not late and not self._is_closed:
+            while not ((crowd := self._intake.take_short()) or self._is_closed):
+                if (batch := self._take(lane, late)) or late:
+                    break
                 lane.can_start.wait()
             if self._is_closed:
                 return False
-            if batch:
-                lane.is_busy = True
-                self._watchdog.begin(lane.task)
-            owners = self._busy_with[lane.task] = list({share.owner: None for share in batch})
-            waits = () if self._on_batch is None else first_waits(owners, self._clock())
-            if self._untokenized:
-                self._can_tokenize.notify()
-        for job in late:
+            if crowd:
+                self._busy_with[lane.task] = crowd
+            else:
+                waits = self._begin(lane, batch)
+        if crowd:
+            self._tokenize_all(lane.task, crowd)
+            return True
+        for (
+            job
+        ) in late:  # even if somebody has renewed their deadlines: the window has them no more
             job.fail(too_late(job.deadline))
         if batch:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
             self._computed(lane, batch, waits)
-            if lane is not self._whole:
-                self._let_callers_ask(len({share.owner for share in batch}))
         return True
 
-    def _let_callers_ask(self, callers: int) -> None:
-        """Those just answered often ask again at once: if little waits, the next batch is theirs too."""
-        for _ in range(min(callers - 1, MAX_YIELDS)):
-            with self._lock:
-                if self._untokenized or self._window.tokens >= LEAST_TOKENS:
-                    return
-            time.sleep(0)
+    def _begin(self, lane: Lane, batch: Batch) -> tuple[float, ...]:
+        """Note that a lane begins a batch, which may be empty; how long its requests have waited."""
+        if batch:
+            lane.is_busy = True
+            self._watchdog.begin(lane.task)
+        owners = self._busy_with[lane.task] = list({share.owner: None for share in batch})
+        if self._intake.has_long:
+            self._can_tokenize.notify()
+        return () if self._on_batch is None else first_waits(owners, self._clock())
 
     def _take(self, lane: Lane, late: list[EmbedJob]) -> Batch:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
@@ -220,7 +225,7 @@ class Scheduler:
                 (self._whole.can_start if is_alone else self._can_share).notify()
             return []
         budget, waiting = lane.runner.token_budget, self._window.tokens
-        comes_more = bool(self._untokenized) or "tokenize" in self._busy_with
+        comes_more = self._intake.has_long or "tokenize" in self._busy_with
         least = min(budget, LEAST_TOKENS) if self.is_crowded else 0
         if self._fills_batches and idle < len(self._shares):
             least, comes_more = budget, comes_more or self.is_crowded
@@ -228,8 +233,8 @@ class Scheduler:
             self._can_tokenize.notify()  # others may have left, so that what is ahead is too little now
             return []  # it wakes a lane; and a lane that computes takes afterwards what there is
         if not is_alone and not self._fills_batches:
-            lanes, is_crowded = len(self._shares), self.is_crowded
-            budget = min(budget, share_of(waiting, idle, lanes, is_crowded=is_crowded))
+            share = share_of(waiting, idle, len(self._shares), is_crowded=self.is_crowded)
+            budget = min(budget, share)
         batch = self._window.take(budget, MAX_TEXTS_PER_BATCH, is_wanted)
         if self._window and not is_alone:
             self._can_share.notify()
@@ -256,33 +261,28 @@ class Scheduler:
             if self._is_closed:
                 return False
             for job in jobs:
-                del self._untokenized[job]
+                self._intake.discard(job)
             self._busy_with["tokenize"] = jobs
-        for job in jobs:
-            if job.deadline.expired():
-                job.fail(too_late(job.deadline))
-        wanted = [job for job in jobs if not job.done()]
-        done = self._tokenize(wanted) if wanted else []
+        self._tokenize_all("tokenize", [job for job in jobs if not job.fail_if_late()])
         with self._lock:
-            self._busy_with.pop("tokenize", None)
-            for job, tokenized in done:
-                if not job.done():
-                    self._add(job, tokenized)
-                    if not job.texts.is_tokenized:
-                        self._untokenized[job] = None
             self._wake()
         return True
 
     def _hungry(self) -> list[EmbedJob]:
-        """Requests that are not tokenised far enough ahead, as many as one slice holds."""
-        if not self._untokenized:
-            return []
         lanes = self._shares or [self._whole]
         budget = sum(lane.runner.token_budget for lane in lanes)
-        ahead = BUDGETS_AHEAD * budget // len(self._untokenized)
-        return within_a_slice(
-            job for job in self._untokenized if self._window.tokens_of(job) <= ahead
-        )
+        return self._intake.hungry(self._window, BUDGETS_AHEAD * budget)
+
+    def _tokenize_all(self, task: str, jobs: list[EmbedJob]) -> None:
+        """Tokenise the next slice of each of `jobs`, with which the thread of `task` is busy."""
+        done = self._tokenize(wanted) if (wanted := [job for job in jobs if not job.done()]) else []
+        with self._lock:
+            self._busy_with.pop(task, None)
+            for job, tokenized in done:
+                if not job.done():
+                    self._add(job, tokenized)
+                    if not job.texts.is_tokenized:
+                        self._intake.add(job)
 
     # Ending ----------------------------------------------------------------------------------
 

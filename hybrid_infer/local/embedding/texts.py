@@ -18,6 +18,9 @@ from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.vectors import new_vectors
 
+# Up to here a request is tokenised by its caller: it takes less than the hop to another thread.
+SHORT_TEXTS = 8
+SHORT_CHARACTERS = 4_096
 TEXTS_PER_SORT = 16_384
 TEXTS_PER_SLICE = 1024
 CHARACTERS_PER_SLICE = 32_768  # of a request's first
@@ -78,6 +81,11 @@ class RequestTexts:
         self._next: Sequence[int] = ()
         self._cut: set[int] = set()
         self._prompt_tokens = 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its texts are one slice, and tokenising them takes next to no time."""
+        return self.num_texts <= SHORT_TEXTS and self.num_characters <= SHORT_CHARACTERS
 
     @property
     def num_sequences(self) -> int:

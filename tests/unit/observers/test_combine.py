@@ -20,3 +20,20 @@ def test_one_that_raises_takes_nothing_from_the_others(watched, prompt, caplog):
 def test_none_is_an_observer_that_does_nothing(watched, prompt):
     with watched(combine()) as client:
         assert client.embed(prompt, model="small").vectors.shape == (1, 384)
+
+
+def test_one_that_names_kinds_is_told_no_others(watched, prompt):
+    class Choosy:
+        kinds = frozenset({CallFinished})
+
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, event):
+            self.seen.append(event)
+
+    choosy, seen = Choosy(), []
+    with watched(combine(combine(choosy), seen.append)) as client:
+        client.embed(prompt, model="small")
+    assert [type(event) for event in choosy.seen] == [CallFinished]
+    assert len(seen) > 1

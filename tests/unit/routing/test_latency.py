@@ -1,6 +1,8 @@
 """How long answers take: which quantile, of which measurements, and how many keys."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid_infer.routing.latency import MAX_KEYS, LatencyWindow
 
@@ -42,6 +44,16 @@ def test_only_the_last_sixty_four_count(window):
     assert window.quantile("a", 1.0, default=0.0) == 100.0
     assert recorded(window, 1.0).quantile("a", 1.0, default=0.0) == 1.0
     assert window.count("a") == 64
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 0.25, 1.0, 2.0, 1e9]), min_size=1, max_size=200),
+    st.floats(0.0, 1.0),
+)
+def test_a_quantile_is_that_of_the_last_sixty_four_sorted(seconds, share):
+    last = sorted(seconds[-64:])
+    found = recorded(LatencyWindow(), *seconds).quantile("a", share, default=-1.0)
+    assert found == last[min(len(last) - 1, int(share * len(last)))]
 
 
 def test_the_key_measured_longest_ago_is_forgotten_first(window):

@@ -25,7 +25,7 @@ class RunningServer:
         self.options = server_options("127.0.0.1", 0, key)
         limits = limits or ServerSettings()
         arguments = {"profile": "tiny", "policy": "local-only", "dtype": "float32"} | arguments
-        observer = combine(self.statistics, metrics.observer)
+        observer = combine(self.statistics, metrics)
         self.client = AsyncHybridClient(**arguments, on_event=observer)
         app = create_app(self.client, self.options, limits, self.statistics, metrics, token_texts)
         self.service = app.service

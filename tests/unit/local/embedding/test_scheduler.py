@@ -53,6 +53,7 @@ def job(num_slices, tokens_of_a_slice):
         num_slices=num_slices,
         size=tokens_of_a_slice,
         is_tokenized=False,
+        is_short=num_slices == 1,
     )
     return EmbedJob(texts, Deadline(PATIENCE_SECONDS), None)
 
@@ -99,7 +100,7 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
         scheduler.submit(one, None)
     until_nobody_is_hungry(scheduler)
     with scheduler._lock:
-        stays = min(scheduler._untokenized, key=scheduler._window.tokens_of)
+        stays = min(scheduler._intake._long, key=scheduler._window.tokens_of)
     for one in long:
         if one is not stays:
             one.cancel()
@@ -150,4 +151,52 @@ def test_a_crowd_goes_on_when_the_lane_that_it_waits_for_ends_or_dies(
         one.result(PATIENCE_SECONDS)
     with pytest.raises(EngineClosedError) if dies else nullcontext():
         first.result(PATIENCE_SECONDS)
+    scheduler.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_lane_tokenises_a_crowd_together(runner, lanes):
+    together, tokenised_by = [], set()
+
+    def counted(jobs):
+        together.append(len(jobs))
+        tokenised_by.add(threading.current_thread().name)
+        return tokenize(jobs)
+
+    scheduler = Scheduler("test", [runner] * lanes, counted)
+    first = job(2, 5)
+    scheduler.submit(first, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
+    assert runner.entered.wait(PATIENCE_SECONDS)
+    crowd = [job(1, 5) for _ in range(CROWD)]
+    with scheduler._lock:  # all at once, or an idle lane would take the first alone
+        for one in crowd:
+            scheduler._live.admit(one)
+            scheduler._intake.add(one)
+    for one in crowd:
+        one.add_done_callback(scheduler._leave)
+    runner.gate.set()
+    for one in (first, *crowd):
+        one.result(PATIENCE_SECONDS)
+    assert together == [CROWD]
+    assert all("compute" in name for name in tokenised_by)
+    scheduler.close()
+
+
+def test_a_lane_that_dies_of_a_crowd_s_texts_fails_them_and_is_replaced(runner, caplog):
+    deadly = job(1, 5)
+
+    def dying(jobs):
+        if deadly in jobs:
+            raise SystemExit
+        return tokenize(jobs)
+
+    runner.gate.set()
+    scheduler = Scheduler("test", [runner], dying)
+    scheduler.submit(deadly, None)
+    with pytest.raises(EngineClosedError):
+        deadly.result(PATIENCE_SECONDS)
+    other = job(1, 5)
+    scheduler.submit(other, None)
+    other.result(PATIENCE_SECONDS)
+    assert not scheduler.is_busy
     scheduler.close()

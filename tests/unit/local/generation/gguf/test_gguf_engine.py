@@ -60,9 +60,7 @@ def client(smollm2_gguf):
 def engine(client):
     client.warm("chat/real")
     engines = client._session.local._engines
-    return engines._pool.loaded(
-        engines._loaded_key(client._session.registry.resolve("chat", "real"))
-    )
+    return engines._loaded(client._session.registry.resolve("chat", "real"))[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""Requests that are not tokenised, or not to their end."""
+
+from __future__ import annotations
+
+from hybrid_infer.local.embedding.batching import Window
+from hybrid_infer.local.embedding.job import EmbedJob, within_a_slice
+from hybrid_infer.local.embedding.texts import Slice
+
+
+class Intake:
+    """Requests whose texts wait to be tokenised, in turn; whoever uses it holds a lock.
+
+    Short requests come in crowds, and whoever computes next tokenises all of them together. Of a long
+    one a slice is tokenised at a time, by a thread that does nothing else, ahead of those who compute.
+    """
+
+    def __init__(self) -> None:
+        self._short: dict[EmbedJob, None] = {}
+        self._long: dict[EmbedJob, None] = {}
+
+    @property
+    def has_long(self) -> bool:
+        """Whether a slice of a long request waits."""
+        return bool(self._long)
+
+    def add(self, job: EmbedJob) -> None:
+        """Put a request, or what is left of it, at the end."""
+        if job.texts.is_short:
+            self._short[job] = None
+        else:
+            self._long[job] = None
+
+    def discard(self, job: EmbedJob) -> bool:
+        """Forget a request; whether it was a long one that waited."""
+        self._short.pop(job, None)
+        return self._long.pop(job, job) is None
+
+    def take_short(self) -> list[EmbedJob]:
+        """The short requests that are to be tokenised together, which are its no more."""
+        taken = within_a_slice(self._short)
+        for job in taken:
+            del self._short[job]
+        return taken
+
+    def hungry(self, window: Window[EmbedJob, Slice], tokens_ahead: int) -> list[EmbedJob]:
+        """The long requests that are not tokenised far enough ahead, as many as one slice holds.
+
+        Args:
+            window: holds what of them is tokenised.
+            tokens_ahead: how many tokens of all of them may wait there.
+        """
+        if not self._long:
+            return []
+        ahead = tokens_ahead // len(self._long)
+        return within_a_slice(job for job in self._long if window.tokens_of(job) <= ahead)
