@@ -12,9 +12,13 @@ class Intake:
 
     Short requests come in crowds, and whoever computes next tokenises all of them together. Of a long
     one a slice is tokenised at a time, by a thread that does nothing else, ahead of those who compute.
+
+    Args:
+        lanes_tokenize: whether those who compute do that, too; else all requests are long ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lanes_tokenize: bool) -> None:
+        self._lanes_tokenize = lanes_tokenize
         self._short: dict[EmbedJob, None] = {}
         self._long: dict[EmbedJob, None] = {}
 
@@ -23,9 +27,13 @@ class Intake:
         """Whether a slice of a long request waits."""
         return bool(self._long)
 
+    def is_short(self, job: EmbedJob) -> bool:
+        """Whether a request waits for those who compute."""
+        return self._lanes_tokenize and job.texts.is_short
+
     def add(self, job: EmbedJob) -> None:
         """Put a request, or what is left of it, at the end."""
-        if job.texts.is_short:
+        if self.is_short(job):
             self._short[job] = None
         else:
             self._long[job] = None

@@ -35,9 +35,9 @@ class Scheduler:
     A sequence that finds the engine idle and itself alone is computed by all cores together, in
     the first lane; as soon as more waits, the other lanes, if there are any, compute side by side,
     each on its share of the cores: no core waits for another at the end of every operator.
-    A lane tokenises the short requests of a crowd together, which costs half of what it costs their
-    callers one by one; another thread tokenises large ones slice by slice, ahead of the lanes but
-    never far.
+    The short requests of a crowd are tokenised together, by a lane unless a GPU would wait for it,
+    which costs half of what it costs their callers one by one; another thread tokenises large ones
+    slice by slice, ahead of the lanes but never far.
     Threads start when they are needed, wait on conditions, never poll, and are replaced when they
     die; the requests that they were busy with get a typed error.
 
@@ -79,7 +79,7 @@ class Scheduler:
             for number, runner in enumerate(runners)
         )
         self._window: Window[EmbedJob, Slice] = Window()
-        self._intake = Intake()
+        self._intake = Intake(lanes_tokenize=not fills_batches)
         self._live = Live(max_texts, max_tokens)
         self._crew, self._watchdog = Crew(name, self._bury), Watchdog(clock)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
@@ -127,7 +127,7 @@ class Scheduler:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("batch")
-            needs_tokens = tokenized is None and not job.texts.is_short
+            needs_tokens = tokenized is None and not self._intake.is_short(job)
             self._ensure_threads(needs_tokens=needs_tokens)
             self._live.admit(job)
             if self._on_batch is not None:
