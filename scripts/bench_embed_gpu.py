@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,44 @@ class OnGpu(Ours):
 
     def callers(self, number: int) -> None:
         """Callers in one event loop that each embed one text after another."""
+        from hybrid_infer.local.waiting import wait_async
+
+        async def answer(request: Any, deadline: Any) -> None:
+            job = self.engine.submit(request, deadline)
+            await wait_async(job, deadline, job.cancel)
+
+        asyncio.run(self._everyone(number, answer))
+
+    def callers_of_nothing(self, number: int) -> None:
+        """The same callers, all answered at once by each turn of the loop: no engine can be faster."""
+        from hybrid_infer.datatypes.replies import EmbedReply
+
+        rows = np.zeros((number, self.embed(TEXTS[:1]).shape[1]), np.float32)
+        waiting: list[asyncio.Future[EmbedReply]] = []
+
+        def answer_all() -> None:
+            answered, waiting[:] = waiting[:], []
+            for future, row in zip(answered, rows, strict=False):
+                future.set_result(EmbedReply(row[None].copy(), 0, 0, self.engine.provenance))
+
+        async def answer(_: Any, __: Any) -> None:
+            loop = asyncio.get_running_loop()
+            if not waiting:
+                loop.call_soon(answer_all)
+            waiting.append(loop.create_future())
+            await waiting[-1]
+
+        asyncio.run(self._everyone(number, answer))
+
+    async def _everyone(self, number: int, answer: Callable[[Any, Any], Awaitable[None]]) -> None:
         from hybrid_infer.datatypes.deadline import Deadline
         from hybrid_infer.datatypes.requests import EmbedRequest
-        from hybrid_infer.local.waiting import wait_async
 
         async def run(first: int) -> None:
             for text in TEXTS[first : len(TEXTS) // PARTS : number]:
-                deadline = Deadline(600)
-                job = self.engine.submit(EmbedRequest(self.spec, (text,)), deadline)
-                await wait_async(job, deadline, job.cancel)
+                await answer(EmbedRequest(self.spec, (text,)), Deadline(600))
 
-        async def everyone() -> None:
-            await asyncio.gather(*map(run, range(number)))
-
-        asyncio.run(everyone())
+        await asyncio.gather(*map(run, range(number)))
 
     def tokens(self) -> dict[str, Any]:
         """How many tokens the texts have."""
@@ -168,10 +192,11 @@ def measure(table: Table, folder: Path, device: str, repeats: int) -> None:
             "default": partial(peers["default"].seconds, "bulk", few=few),
             "best": partial(peers["best"].seconds, "bulk", few=part, batch_size=batch_size),
             "callers": partial(peers["ours"].seconds, "callers", number=CALLERS),
+            "bound": partial(peers["ours"].seconds, "callers_of_nothing", number=CALLERS),
         },
         repeats,
     )
-    counts = {"ours": len(TEXTS), "default": few, "best": part, "callers": part}
+    counts = {"ours": len(TEXTS), "default": few, "best": part, "callers": part, "bound": part}
     rates = {name: counts[name] / seconds for name, seconds in taken.items()}
     worst = float((vectors["ours"] * vectors["default"]).sum(1).min())
     mine = (
@@ -193,7 +218,8 @@ def measure(table: Table, folder: Path, device: str, repeats: int) -> None:
     table.add(
         f"small, {CALLERS} callers of one text",
         "≥ 0.8 of bulk",
-        f"{rates['callers']:.0f} texts/s, {share:.2f}",
+        f"{rates['callers']:.0f} texts/s, {share:.2f}; {rates['bound']:.0f} of an engine that "
+        "answers at once",
         good=share >= 0.8,  # noqa: PLR2004 - the target
     )
     busy = statistics.median(

@@ -15,7 +15,7 @@ from hybrid_infer.local.embedding.texts import Slice
 
 CUDA_LANES = 4
 LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
-LEAST_TOKENS = 512  # with fewer, reading the weights takes too much of a batch's time
+LEAST_TOKENS = 512  # of a batch that is worth it: one of twice as many takes 2 % less for each
 
 
 Batch: TypeAlias = "list[Share[EmbedJob, Slice]]"
