@@ -267,13 +267,14 @@ class Audience:
     """Several observers as one; if one raises, that is logged and the others are told.
 
     Args:
-        observers: each may have an attribute ``kinds``, the only types of events that it is told.
+        observers: each may have an attribute ``kinds``, a frozen set of the only types of events that
+            it is told; None is told nothing.
     """
 
     __slots__ = ("_by_kind", "_observers")
 
-    def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = tuple(observers)
+    def __init__(self, observers: Iterable[Observer | None]) -> None:
+        self._observers = [(each, _kinds(each)) for each in observers if each is not None]
         self._by_kind: dict[type[Event], tuple[Observer, ...]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -282,12 +283,16 @@ class Audience:
         told = self._by_kind.get(kind)
         if told is None:
             told = self._by_kind[kind] = tuple(
-                observer
-                for observer in self._observers
-                if kind in getattr(observer, "kinds", (kind,))
+                observer for observer, kinds in self._observers if kinds is None or kind in kinds
             )
         for observer in told:
             try:
                 observer(event)
             except Exception:  # the call that is being observed must survive any observer
                 logger.exception("on_event raised on %s", kind.__name__)
+
+
+def _kinds(observer: Observer) -> frozenset[type[Event]] | None:
+    """The kinds of events that an observer names; None if it names none, whatever else it has."""
+    kinds = getattr(observer, "kinds", None)
+    return kinds if isinstance(kinds, frozenset) else None

@@ -128,6 +128,7 @@ class ModelPool(Generic[EngineT]):
                 entry.last_used = self._clock()
 
         entry.num_leases += 1
+        entry.last_used = self._clock()
         return Lease(entry.future, release)
 
     def _lock_unless_inherited(self) -> threading.Lock:

@@ -101,9 +101,7 @@ class PrometheusObserver:
             RemoteQuarantined: self._target_closed,
             TargetReopened: self._target_reopened,
         }
-        self.kinds = frozenset(
-            self._by_kind
-        )  # of a model that is loading there is nothing to count
+        self.kinds = frozenset(self._by_kind)
 
     def _make_call_metrics(self, make: _Maker) -> None:
         call, model = ("operation", "model", "backend"), ("operation", "model")

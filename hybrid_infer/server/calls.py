@@ -58,11 +58,12 @@ async def answer_chat(request: Request, path_model: str | None = None) -> Respon
                 orjson.dumps(completion_document(whole)), 200, route_headers(whole.route), JSON
             )
         stream = cast("AsyncChatStream", result)
+        headers = route_headers(stream.route)
         return ChatEvents(
             stream,
             held.pop_all(),
             wants_usage=bool((body.stream_options or {}).get("include_usage")),
-            headers=route_headers(stream.route),
+            headers=headers,
             reader_seconds=limits.body_seconds,
         )
 

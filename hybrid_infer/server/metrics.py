@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 
 # Before the observer, whose own error names its extra and not the server's.
 from prometheus_client import CollectorRegistry
@@ -13,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from hybrid_infer.events import Event
+from hybrid_infer.events import Event, guarded
 from hybrid_infer.observers.prometheus import PrometheusObserver
 from hybrid_infer.server.admission import Admission
 
@@ -32,10 +31,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._count = PrometheusObserver(self._registry)
+        count = PrometheusObserver(self._registry)
+        self.kinds = count.kinds
+        self._count = guarded(count)
         self._uncounted: deque[Event] = deque()
-        self._in_turn = threading.Lock()  # of what is set, the last word counts
-        self.kinds = self._count.kinds
+        self._in_turn = threading.RLock()  # of what is set, the last word counts
 
     def __call__(self, event: Event) -> None:
         """Take an event, on any thread."""
@@ -44,8 +44,8 @@ class Metrics:
             self._count_all()
 
     def _count_all(self) -> None:
-        with self._in_turn, suppress(IndexError):  # until none is left
-            while True:
+        with self._in_turn:
+            while self._uncounted:  # nobody else takes any
                 self._count(self._uncounted.popleft())
 
     def watch(self, admission: Admission) -> None:

@@ -79,7 +79,7 @@ class Scheduler:
             for number, runner in enumerate(runners)
         )
         self._window: Window[EmbedJob, Slice] = Window()
-        self._intake = Intake(lanes_tokenize=not fills_batches)
+        self._intake = Intake(self._window, self._tokens_ahead, lanes_tokenize=not fills_batches)
         self._live = Live(max_texts, max_tokens)
         self._crew, self._watchdog = Crew(name, self._bury), Watchdog(clock)
         self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
@@ -150,11 +150,10 @@ class Scheduler:
 
     def _wake(self) -> None:
         """Wake a lane that may have a turn."""
-        for lane in self._shares:
-            if lane.is_busy:
-                self._can_share.notify()
-                return
-        self._whole.can_start.notify()
+        is_shared = self._shares and (
+            len(self._window) > 1 or any(lane.is_busy for lane in self._shares)
+        )
+        (self._can_share if is_shared else self._whole.can_start).notify()
 
     def _leave(self, job: EmbedJob) -> None:
         """Forget a request that has its answer, or that nobody waits for."""
@@ -178,7 +177,8 @@ class Scheduler:
             while not ((crowd := self._intake.take_short()) or self._is_closed):
                 if (batch := self._take(lane, late)) or late:
                     break
-                lane.can_start.wait()
+                if not self._intake.is_short_due:  # a batch of nobody has left, and made room
+                    lane.can_start.wait()
             if self._is_closed:
                 return False
             if crowd:
@@ -256,26 +256,24 @@ class Scheduler:
     def _tokenize_next(self) -> bool:
         """Wait for requests that run out of tokens and tokenise a slice of each; False once closed."""
         with self._lock:
-            while not (jobs := self._hungry()) and not self._is_closed:
+            while not (jobs := self._intake.hungry()) and not self._is_closed:
                 self._can_tokenize.wait()
             if self._is_closed:
                 return False
             for job in jobs:
                 self._intake.discard(job)
             self._busy_with["tokenize"] = jobs
-        self._tokenize_all("tokenize", [job for job in jobs if not job.fail_if_late()])
-        with self._lock:
-            self._wake()
+        self._tokenize_all("tokenize", jobs)
         return True
 
-    def _hungry(self) -> list[EmbedJob]:
+    def _tokens_ahead(self) -> int:
         lanes = self._shares or [self._whole]
-        budget = sum(lane.runner.token_budget for lane in lanes)
-        return self._intake.hungry(self._window, BUDGETS_AHEAD * budget)
+        return BUDGETS_AHEAD * sum(lane.runner.token_budget for lane in lanes)
 
     def _tokenize_all(self, task: str, jobs: list[EmbedJob]) -> None:
         """Tokenise the next slice of each of `jobs`, with which the thread of `task` is busy."""
-        done = self._tokenize(wanted) if (wanted := [job for job in jobs if not job.done()]) else []
+        wanted = [job for job in jobs if not (job.done() or job.fail_if_late())]
+        done = self._tokenize(wanted) if wanted else []
         with self._lock:
             self._busy_with.pop(task, None)
             for job, tokenized in done:
@@ -283,6 +281,7 @@ class Scheduler:
                     self._add(job, tokenized)
                     if not job.texts.is_tokenized:
                         self._intake.add(job)
+            self._wake()
 
     # Ending ----------------------------------------------------------------------------------
 

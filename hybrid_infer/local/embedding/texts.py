@@ -18,7 +18,8 @@ from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.vectors import new_vectors
 
-# Up to here a request is tokenised by its caller: it takes less than the hop to another thread.
+# Up to here a request is tokenised by its caller, or by who computes next: that takes less than the hop
+# to another thread.
 SHORT_TEXTS = 8
 SHORT_CHARACTERS = 4_096
 TEXTS_PER_SORT = 16_384

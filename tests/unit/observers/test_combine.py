@@ -1,4 +1,7 @@
 import logging
+from unittest.mock import MagicMock, Mock
+
+import pytest
 
 from hybrid_infer.events import CallFinished
 from hybrid_infer.observers import combine
@@ -37,3 +40,11 @@ def test_one_that_names_kinds_is_told_no_others(watched, prompt):
         client.embed(prompt, model="small")
     assert [type(event) for event in choosy.seen] == [CallFinished]
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("kind", [Mock, MagicMock])
+def test_whatever_else_an_observer_has_it_is_told_everything(watched, prompt, kind):
+    observer, seen = kind(), []
+    with watched(combine(observer, None, seen.append)) as client:
+        client.embed(prompt, model="small")
+    assert observer.call_count == len(seen) > 1

@@ -3,7 +3,7 @@
 import pytest
 
 from hybrid_infer.datatypes.route import Reason
-from hybrid_infer.events import TargetClosed, TargetReopened
+from hybrid_infer.events import BatchComputed, TargetClosed, TargetReopened
 from hybrid_infer.server.metrics import MOST_UNCOUNTED, Metrics
 
 CLOSED = TargetClosed("embeddings/small", "huggingface", Reason.RATE_LIMITED, 1.0, "embeddings")
@@ -28,3 +28,11 @@ def test_what_nobody_looks_at_does_not_pile_up():
     for _ in range(10 * MOST_UNCOUNTED):
         metrics(CLOSED)
     assert len(metrics._uncounted) < MOST_UNCOUNTED
+
+
+def test_what_cannot_be_counted_is_logged_and_no_scrape_fails(caplog):
+    metrics = Metrics()
+    metrics(BatchComputed("model", 1, 0, 0.1, 0, 0, (0.0,), 0.0))  # of no tokens, there is no share
+    metrics(CLOSED)
+    assert "breaker_state" in metrics.exposition("")[0].decode()
+    assert "BatchComputed" in caplog.text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.errors import EngineClosedError
+from hybrid_infer.errors import DeadlineExceededError, EngineClosedError
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.scheduler import CROWD, Scheduler
 from hybrid_infer.local.embedding.texts import Slice
@@ -85,7 +85,7 @@ def until_nobody_is_hungry(scheduler):
     pause = threading.Event()
     while True:
         with scheduler._lock:
-            if not scheduler._hungry() and "tokenize" not in scheduler._busy_with:
+            if not scheduler._intake.hungry() and "tokenize" not in scheduler._busy_with:
                 return
         pause.wait(0.001)
 
@@ -199,4 +199,106 @@ def test_a_lane_that_dies_of_a_crowd_s_texts_fails_them_and_is_replaced(runner, 
     scheduler.submit(other, None)
     other.result(PATIENCE_SECONDS)
     assert not scheduler.is_busy
+    scheduler.close()
+
+
+def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
+    """One lane tokenises, slice by slice; the others compute what is ready meanwhile."""
+    second_slice, computed = threading.Event(), threading.Event()
+    slices = []
+
+    class Noting(Runner):
+        def run(self, batch, *, normalize):
+            super().run(batch, normalize=normalize)
+            computed.set()
+
+    def slowly(jobs):
+        slices.append(len(jobs))
+        if len(slices) == 2:
+            second_slice.set()
+            assert computed.wait(PATIENCE_SECONDS)  # by another lane: this one is here
+        return tokenize(jobs)
+
+    runners = [Noting() for _ in range(3)]
+    for one in runners:
+        one.gate.set()
+    scheduler = Scheduler("test", runners, slowly)
+    crowd = [job(1, 5) for _ in range(CROWD)]
+    for one in crowd:
+        one.texts.num_characters = 20_000  # so that a slice holds one
+    with scheduler._lock:
+        scheduler._ensure_threads(needs_tokens=False)
+        for one in crowd:
+            scheduler._live.admit(one)
+            scheduler._intake.add(one)
+        scheduler._wake()
+    for one in crowd:
+        one.add_done_callback(scheduler._leave)
+    for one in crowd:
+        one.result(PATIENCE_SECONDS)
+    assert second_slice.is_set()
+    scheduler.close()
+
+
+def test_a_crowd_that_never_ends_does_not_keep_a_lane_from_computing(runner):
+    """Each slice that is tokenised finds another one waiting."""
+    runner.token_budget = 10
+    runner.gate.set()
+    scheduler = None
+    endless, extra = [], iter(range(1000))
+
+    def feeding(jobs):
+        if not endless[0].done() and next(extra, None) is not None:
+            endless.append(job(1, 5))
+            with scheduler._lock:
+                scheduler._live.admit(endless[-1])
+                scheduler._intake.add(endless[-1])
+            endless[-1].add_done_callback(scheduler._leave)
+        return tokenize(jobs)
+
+    scheduler = Scheduler("test", [runner], feeding)
+    endless.append(job(1, 5))
+    scheduler.submit(endless[0], None)
+    endless[0].result(PATIENCE_SECONDS)
+    assert next(extra, None) is not None
+    scheduler.close()
+
+
+def test_a_late_crowd_is_not_tokenised(runner):
+    seen = []
+
+    def noting(jobs):
+        seen.extend(jobs)
+        return tokenize(jobs)
+
+    runner.gate.set()
+    scheduler = Scheduler("test", [runner], noting)
+    late, other = job(1, 5), job(1, 5)
+    late.deadline = Deadline(-1.0)
+    for one in (late, other):
+        scheduler.submit(one, None)
+    other.result(PATIENCE_SECONDS)
+    with pytest.raises(DeadlineExceededError):
+        late.result(PATIENCE_SECONDS)
+    assert seen == [other]
+    scheduler.close()
+
+
+def test_a_window_full_of_what_nobody_wants_keeps_no_crowd_waiting(runner):
+    """Those whose callers have left this very moment are in the window still."""
+    scheduler = Scheduler("test", [runner], tokenize)
+    first = job(2, 5)
+    scheduler.submit(first, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
+    assert runner.entered.wait(PATIENCE_SECONDS)
+    gone, short = job(1, 100_000), job(1, 5)
+    with scheduler._lock:
+        for one in (gone, short):
+            scheduler._live.admit(one)
+        scheduler._add(gone, Slice([0], Tokens(NO_IDS, [100_000])))
+        scheduler._intake.add(short)
+    short.add_done_callback(scheduler._leave)
+    gone.cancel()  # and nothing has been told of it yet
+    runner.gate.set()
+    short.result(PATIENCE_SECONDS)
+    scheduler._leave(gone)
     scheduler.close()
