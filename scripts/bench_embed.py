@@ -493,9 +493,8 @@ def concurrent(table: Table, folder: Path, texts: list[str], repeats: int) -> di
     ours, theirs = start("ours", folder, "bfloat16"), start("st", folder, "float32")
     rounds = []
     ours.ask("callers", texts=texts, callers=CALLERS)
-    for _ in range(
-        3 * repeats
-    ):  # the slowest ten of a thousand calls differ much from round to round
+    # The slowest ten of a thousand calls differ much from round to round.
+    for _ in range(3 * repeats):
         alone = ours.ask("bulk", texts=texts)["seconds"]
         together = ours.ask("callers", texts=texts, callers=CALLERS)
         rounds.append((alone / together["seconds"], together, CALLERS * alone / len(texts)))

@@ -188,9 +188,7 @@ class Scheduler:
         if crowd:
             self._tokenize_all(lane.task, crowd)
             return True
-        for (
-            job
-        ) in late:  # even if somebody has renewed their deadlines: the window has them no more
+        for job in late:  # whoever has renewed their deadlines: they have left the window
             job.fail(too_late(job.deadline))
         if batch:
             lane.runner.run(batch, normalize=batch[0].owner.texts.request.normalize)
