@@ -1,4 +1,4 @@
-"""One frozen dataclass per fact worth observing, and the function that delivers them.
+"""One frozen dataclass per fact worth observing, and what delivers them.
 
 Events carry names, counts and times; never prompts, vectors, answers or secrets. `model` is how
 commands name a model (``chat/small``, or a Hub id), `operation` is its task.

@@ -15,6 +15,6 @@ from __future__ import annotations
 from hybrid_infer.events import Audience, Observer
 
 
-def combine(*observers: Observer) -> Observer:
+def combine(*observers: Observer | None) -> Observer:
     """One observer that tells several; if one raises, that is logged and the others are told."""
     return Audience(observers)

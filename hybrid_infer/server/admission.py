@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.server.errors import RefusedError
 from hybrid_infer.settings import ServerSettings
 
 SMOOTHING = 0.1
-
-
-class Admitted:
-    """What has been counted in, until the ``with`` block ends; lighter than a generator's.
-
-    Args:
-        count_out: called then, with `value`.
-        value: what was counted.
-    """
-
-    __slots__ = ("_count_out", "_value")
-
-    def __init__(self, count_out: Callable[[Any], None], value: float) -> None:
-        self._count_out, self._value = count_out, value
-
-    def __enter__(self) -> None:
-        """It has been counted already, or refused."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Count it out."""
-        self._count_out(self._value)
 
 
 class Admission:
@@ -62,17 +35,24 @@ class Admission:
         if self.requests >= self._limits.max_requests:
             raise self._full(f"{self.requests} requests are in progress")
 
-    def request(self) -> Admitted:
+    @contextmanager
+    def request(self) -> Iterator[None]:
         """Count a request in until it has its answer.
 
         Raises:
             RefusedError: 429, too many are in progress.
         """
         self.check_requests()
+        started = self._clock()
         self.requests += 1
-        return Admitted(self._answered, self._clock())
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self._measured(self._clock() - started)
 
-    def waiting(self, num_texts: int) -> Admitted:
+    @contextmanager
+    def waiting(self, num_texts: int) -> Iterator[None]:
         """Count a request's texts in until they have their vectors.
 
         Raises:
@@ -82,14 +62,10 @@ class Admission:
             raise self._full(f"{self.texts} texts are waiting")
         self.texts += num_texts
         self.most_texts = max(self.most_texts, self.texts)
-        return Admitted(self._embedded, num_texts)
-
-    def _answered(self, started_at: float) -> None:
-        self.requests -= 1
-        self._measured(self._clock() - started_at)
-
-    def _embedded(self, num_texts: int) -> None:
-        self.texts -= num_texts
+        try:
+            yield
+        finally:
+            self.texts -= num_texts
 
     def _full(self, why: str) -> RefusedError:
         self.refused += 1

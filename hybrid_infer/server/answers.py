@@ -50,19 +50,19 @@ class Vectors(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         connection: Connection = scope[CONNECTION]
-        route = self._route
-        head = _head(
-            route.backend, route.provider, route.model, route.revision, route.reason,
-            len(route.attempts),
-        )  # fmt: skip
-        if not connection.answer(200, head, self._content):
-            headers = route_headers(route)
+        if not connection.answer(200, _head(*_told(self._route)), self._content):
+            headers = route_headers(self._route)
             await Response(self._content, 200, headers, JSON)(scope, receive, send)
 
 
 def route_headers(route: Route) -> dict[str, str]:
     """Who served, why, and after how many tries."""
-    return _named(
+    return _named(*_told(route))
+
+
+def _told(route: Route) -> tuple[str | int | None, ...]:
+    """What is told of a route, in the order of `_TOLD`."""
+    return (
         route.backend, route.provider, route.model, route.revision, route.reason,
         len(route.attempts),
     )  # fmt: skip

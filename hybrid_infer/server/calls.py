@@ -115,15 +115,16 @@ def _check_messages(messages: list[dict[str, Any]], limits: ServerSettings) -> N
         for part in parts:
             if not isinstance(part, dict) or part.get("type") != "text":
                 raise InvalidRequestError(f"{where} may hold text only", argument=where)
-            _check_length(part.get("text"), where, limits)
+            text = part.get("text")
+            if isinstance(text, str) and len(text) > limits.max_text_characters:
+                raise _too_long(text, where, limits)
 
 
-def _check_length(text: Any, where: str, limits: ServerSettings) -> None:
-    if isinstance(text, str) and len(text) > limits.max_text_characters:
-        raise InvalidRequestError(
-            f"{where} has {len(text):,} characters; {limits.max_text_characters:,} are allowed",
-            argument=where,
-        )
+def _too_long(text: str, where: str, limits: ServerSettings) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{where} has {len(text):,} characters; {limits.max_text_characters:,} are allowed",
+        argument=where,
+    )
 
 
 async def embedded(
@@ -165,7 +166,6 @@ def _check_texts(texts: list[Any], limits: ServerSettings) -> None:
     if not isinstance(texts[0], str):
         raise InvalidRequestError(NO_IDS, argument="texts")
     _check_number(len(texts), limits)
-    most = limits.max_text_characters
     for index, text in enumerate(texts):
-        if len(text) > most:
-            _check_length(text, f"texts[{index}]", limits)
+        if len(text) > limits.max_text_characters:
+            raise _too_long(text, f"texts[{index}]", limits)

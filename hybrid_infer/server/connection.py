@@ -87,13 +87,12 @@ class BoundedConnection(HttpToolsProtocol):
 
     def name_answer(self, name: bytes, value: bytes) -> None:
         """Add a header to the answer, whoever gives it."""
-        if self._answering is not None:
-            self._answering.default_headers = [*self._answering.default_headers, (name, value)]
+        cycle = cast("RequestResponseCycle", self._answering)
+        cycle.default_headers = [*cycle.default_headers, (name, value)]
 
     def answer(self, status: int, head: bytes, body: bytes) -> bool:
         """Write a whole answer at once; False if that cannot be, and nothing is written."""
-        cycle = self._answering
-        return cycle is not None and write_whole(cycle, status, head, body)
+        return write_whole(cast("RequestResponseCycle", self._answering), status, head, body)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client has connected; its head is awaited."""

@@ -46,9 +46,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call it, and send what it returns."""
-        named = scope.get("path_params")
-        request = Request(scope, receive)
-        answer = await (self._function(request, **named) if named else self._function(request))
+        answer = await self._function(Request(scope, receive), **scope.get("path_params", {}))
         if not isinstance(answer, Response):
             answer = Response(orjson.dumps(answer), media_type=JSON)
         await answer(scope, receive, send)

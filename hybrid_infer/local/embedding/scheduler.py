@@ -136,7 +136,10 @@ class Scheduler:
                 self._add(job, tokenized)
             else:
                 self._intake.add(job)
-            self._can_tokenize.notify() if needs_tokens else self._wake()
+            if needs_tokens:
+                self._can_tokenize.notify()
+            else:
+                self._wake()
         job.add_done_callback(self._leave)
 
     def _add(self, job: EmbedJob, part: Slice) -> None:
