@@ -24,7 +24,9 @@ class Provenance:
     quantization: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(
+    slots=True, eq=False
+)  # not frozen: there are as many as calls, and that takes thrice as long
 class EmbedReply:
     """Vectors, float32 ``(n, dim)``, C-contiguous, checked for shape and finiteness."""
 

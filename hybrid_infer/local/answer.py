@@ -44,14 +44,27 @@ class Answer(Generic[ResultT]):
         return self._end(None, CancelledError())
 
     def _end(self, result: ResultT | None, error: BaseException | None) -> bool:
-        with self._lock:
-            if self._is_done:
-                return False
-            self._result, self._error, self._is_done = result, error, True
-            callbacks, self._callbacks = self._callbacks, ()
+        callbacks = self.settle(result, error)
+        if callbacks is None:
+            return False
+        self._leave()
         for callback in callbacks:
             callback(self)
         return True
+
+    def settle(
+        self, result: ResultT | None, error: BaseException | None = None
+    ) -> tuple[Callable[[Any], object], ...] | None:
+        """End, but tell nobody; who is to be told, or None if it has ended."""
+        with self._lock:
+            if self._is_done:
+                return None
+            self._result, self._error, self._is_done = result, error, True
+            callbacks, self._callbacks = self._callbacks, ()
+        return callbacks
+
+    def _leave(self) -> None:
+        """Leave whatever it waits in, before anybody is told that it has ended."""
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         """Call `callback` with this once it is done, on the thread that ends it; or now.

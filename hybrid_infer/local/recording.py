@@ -34,11 +34,13 @@ class _Recording:
         graph: what to replay.
         inputs: where it reads.
         outputs: where it leaves what it has computed.
+        source: from where it copies what it reads; None: it does not.
     """
 
     graph: torch.cuda.CUDAGraph
     inputs: Tensor
     outputs: Tensor
+    source: Tensor | None
 
 
 class Recorder:
@@ -62,7 +64,12 @@ class Recorder:
         return len(self._recordings)
 
     def __call__(
-        self, kind: Hashable, inputs: Tensor, compute: Callable[[Tensor], Tensor]
+        self,
+        kind: Hashable,
+        inputs: Tensor,
+        compute: Callable[[Tensor], Tensor],
+        *,
+        is_kept: bool = False,
     ) -> Tensor:
         """What `compute` makes of `inputs`; good until the next call.
 
@@ -71,16 +78,19 @@ class Recorder:
                 addresses, but for what depends on `inputs`.
             inputs: on the CPU, in memory that the system cannot move.
             compute: gets them on the GPU. It waits for nothing there, and computing twice does no harm.
+            is_kept: whether inputs of a kind are at the same address every time, and are changed only once
+                the outputs were waited for; then to copy them is a part of the recording.
         """
         with torch.cuda.device(self._device):
             recording = self._recordings.get(kind)
             if recording is None and self._can_record and self._has_come_again(kind):
                 with _one_at_a_time:
-                    recording = self._record(kind, inputs, compute)
+                    recording = self._record(kind, inputs, compute, is_kept=is_kept)
             if recording is None:
                 return compute(inputs.to(self._device, non_blocking=True))
             self._recordings.move_to_end(kind)
-            recording.inputs.copy_(inputs, non_blocking=True)
+            if not is_kept:
+                recording.inputs.copy_(inputs, non_blocking=True)
             recording.graph.replay()
             return recording.outputs
 
@@ -99,7 +109,12 @@ class Recorder:
         return torch.cuda.MemPool()
 
     def _record(
-        self, kind: Hashable, inputs: Tensor, compute: Callable[[Tensor], Tensor]
+        self,
+        kind: Hashable,
+        inputs: Tensor,
+        compute: Callable[[Tensor], Tensor],
+        *,
+        is_kept: bool,
     ) -> _Recording | None:
         """A recording, which is not computed yet; None where that cannot be had."""
         here = inputs.to(self._device)
@@ -115,6 +130,8 @@ class Recorder:
                 # Other models of this process may allocate meanwhile, on threads of their own.
                 graph.capture_begin(self._pool.id, capture_error_mode="thread_local")
                 try:
+                    if is_kept:
+                        here.copy_(inputs, non_blocking=True)
                     outputs = compute(here)
                 finally:
                     graph.capture_end()
@@ -128,7 +145,9 @@ class Recorder:
             return None
         finally:
             now.wait_stream(self._stream)
-        self._recordings[kind] = recording = _Recording(graph, here, outputs)
+        self._recordings[kind] = recording = _Recording(
+            graph, here, outputs, source=inputs if is_kept else None
+        )
         del self._met[kind]
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)

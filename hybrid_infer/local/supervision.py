@@ -53,6 +53,10 @@ class Crew:
         self._steps: dict[str, Step] = {}
         self._threads: dict[str, threading.Thread] = {}
 
+    def lacks(self, task: str) -> bool:
+        """Whether a task has no thread."""
+        return task not in self._threads
+
     def ensure(self, task: str, step: Step) -> None:
         """Start the thread of a task, unless it runs.
 
@@ -132,10 +136,11 @@ class Watchdog:
         Raises:
             OverloadedError: one does.
         """
-        if not self._started:
+        started = list(self._started.values())  # at once: batches begin and end meanwhile
+        if not started:
             return
-        seconds = self._clock() - min(self._started.values())
-        if seconds > max(STUCK_SECONDS, STUCK_FACTOR * max(self._durations, default=0.0)):
+        seconds = self._clock() - min(started)
+        if seconds > max(STUCK_SECONDS, STUCK_FACTOR * max(list(self._durations), default=0.0)):
             raise OverloadedError(
                 f"the local engine is stuck: a {work} has run for {seconds:.0f} s",
                 retry_after=STUCK_SECONDS,

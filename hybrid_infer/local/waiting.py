@@ -49,10 +49,10 @@ async def wait_async(
 ) -> ResultT:
     """The future's result, on the running event loop; a cancelled task abandons the work."""
     loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
     mailbox = _mailbox(loop)
-    waiter = _Waiter(deadline, mailbox)
-    mailbox.expect(waiter, woken)
+    woken: asyncio.Future[None] = loop.create_future()
+    waiter = _Waiter(deadline, mailbox, woken)
+    mailbox.expect(waiter)
     try:
         future.add_done_callback(waiter)
         await woken
@@ -74,19 +74,26 @@ class _Waiter:
     Args:
         deadline: of the task.
         mailbox: of its loop; let go at the end, for a future may keep its callbacks.
+        woken: what the task waits for; let go, too.
     """
 
-    __slots__ = ("deadline", "mailbox")
+    __slots__ = ("deadline", "mailbox", "woken")
 
-    def __init__(self, deadline: Deadline, mailbox: _Mailbox) -> None:
+    def __init__(self, deadline: Deadline, mailbox: _Mailbox, woken: asyncio.Future[None]) -> None:
         self.deadline = deadline
         self.mailbox: _Mailbox | None = mailbox
+        self.woken: asyncio.Future[None] | None = woken
 
     def __call__(self, _: object) -> None:
         """The work has ended; called on any thread."""
         mailbox, self.mailbox = self.mailbox, None
         if mailbox is not None:
             mailbox.post(self)
+
+    def wake(self) -> None:
+        """Have the task go on; called on its loop. It may not wait any more."""
+        if self.woken is not None and not self.woken.done():
+            self.woken.set_result(None)
 
 
 class _Mailbox:
@@ -105,20 +112,20 @@ class _Mailbox:
         self._loop = loop
         self._ended: deque[_Waiter] = deque()
         self._is_called = False
-        self._waiting: dict[_Waiter, asyncio.Future[None]] = {}
+        self._waiting: set[_Waiter] = set()
         self._due = math.inf  # when the timer ends, in the loop's time
         self._next_look = -math.inf  # at the earliest
         self._timer: asyncio.TimerHandle | None = None
 
-    def expect(self, waiter: _Waiter, woken: asyncio.Future[None]) -> None:
-        """A task begins to wait until it is `woken`; called on the loop."""
-        self._waiting[waiter] = woken
+    def expect(self, waiter: _Waiter) -> None:
+        """A task begins to wait; called on the loop."""
+        self._waiting.add(waiter)
         self._look_after(waiter.deadline.left())
 
     def forget(self, waiter: _Waiter) -> None:
         """A task has ended its wait; called on the loop."""
-        waiter.mailbox = None
-        del self._waiting[waiter]
+        waiter.mailbox = waiter.woken = None
+        self._waiting.remove(waiter)
         if not self._waiting:
             self._stop_timer()
 
@@ -136,12 +143,7 @@ class _Mailbox:
     def _deliver(self) -> None:
         self._is_called = False  # first, so that whatever is posted from here on calls again
         while self._ended:
-            self._wake(self._ended.popleft())
-
-    def _wake(self, waiter: _Waiter) -> None:
-        woken = self._waiting.get(waiter)
-        if woken is not None and not woken.done():
-            woken.set_result(None)
+            self._ended.popleft().wake()
 
     def _look_after(self, seconds: float) -> None:
         due = max(self._loop.time() + seconds, self._next_look)
@@ -161,7 +163,7 @@ class _Mailbox:
         seconds = math.inf
         for waiter in self._waiting:
             if waiter.deadline.expired():
-                self._wake(waiter)
+                waiter.wake()
             else:
                 seconds = min(seconds, waiter.deadline.left())
         pause = max(LOOK_SECONDS, LOOK_SECONDS_PER_TASK * len(self._waiting))

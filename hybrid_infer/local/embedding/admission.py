@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 from hybrid_infer.errors import OverloadedError
 
@@ -13,12 +13,16 @@ FIRST_TOKENS_PER_SECOND = 2_000.0  # until the first batch has been measured
 SMOOTHING = 0.2
 
 
-@dataclass(slots=True)
-class Claim:
-    """What one request still has waiting, in texts and tokens."""
+class Claim(Protocol):
+    """What one request still has waiting.
 
-    texts: int
-    tokens: int
+    Attributes:
+        waiting_texts: texts.
+        waiting_tokens: their tokens.
+    """
+
+    waiting_texts: int
+    waiting_tokens: int
 
 
 class Admission:
@@ -38,8 +42,8 @@ class Admission:
         self._has_measured = False
         self.texts = self.tokens = 0
 
-    def admit(self, texts: int, tokens: int) -> Claim:
-        """Count a request in.
+    def admit(self, claim: Claim, texts: int, tokens: int) -> None:
+        """Count a request in, of so many texts and tokens, and note them in its claim.
 
         Raises:
             OverloadedError: it does not fit; ``retry_after`` is how long what waits will take.
@@ -54,19 +58,21 @@ class Admission:
             )
         self.texts += texts
         self.tokens += tokens
-        return Claim(texts, tokens)
+        claim.waiting_texts, claim.waiting_tokens = texts, tokens
 
     def release(self, claim: Claim, texts: int, tokens: int) -> None:
         """Count out what no longer waits, at most what is left of the claim."""
-        texts, tokens = min(claim.texts, texts), min(claim.tokens, tokens)
-        claim.texts -= texts
-        claim.tokens -= tokens
+        texts, tokens = min(claim.waiting_texts, texts), min(claim.waiting_tokens, tokens)
+        claim.waiting_texts -= texts
+        claim.waiting_tokens -= tokens
         self.texts -= texts
         self.tokens -= tokens
 
     def release_all(self, claim: Claim) -> None:
         """Count out a request that has its answer."""
-        self.release(claim, claim.texts, claim.tokens)
+        self.texts -= claim.waiting_texts
+        self.tokens -= claim.waiting_tokens
+        claim.waiting_texts = claim.waiting_tokens = 0
 
     def measured(self, tokens: int, seconds: float) -> None:
         """Learn from a batch how fast the engine is."""

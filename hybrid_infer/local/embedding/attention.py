@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hybrid_infer.local.embedding.batching import length_buckets
+from hybrid_infer.local.embedding.buckets import length_buckets
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,44 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Generic, TypeVar
+from operator import not_
+from typing import Generic
 
-SHORTEST_BUCKET = 16
-
-OwnerT = TypeVar("OwnerT", bound=Hashable)
-SourceT = TypeVar("SourceT")
-
-
-@dataclass(slots=True)  # not frozen: there are as many as callers, and that takes thrice as long
-class Share(Generic[OwnerT, SourceT]):
-    """What an owner has in a batch, of one bulk; longest first.
-
-    Attributes:
-        owner: whose sequences they are.
-        source: what the owner added with them.
-        places: which of the bulk's sequences.
-        lengths: tokens of each.
-        tokens: of all.
-    """
-
-    owner: OwnerT
-    source: SourceT
-    places: list[int]
-    lengths: list[int]
-    tokens: int
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def split(self, count: int) -> tuple[Share[OwnerT, SourceT], Share[OwnerT, SourceT]]:
-        """The first `count` sequences, and the others."""
-        first, rest = self.lengths[:count], self.lengths[count:]
-        return (
-            Share(self.owner, self.source, self.places[:count], first, sum(first)),
-            Share(self.owner, self.source, self.places[count:], rest, sum(rest)),
-        )
+from hybrid_infer.local.embedding.shares import OwnerT, Share, SourceT
 
 
 class _Bulk(Generic[SourceT]):
@@ -51,9 +18,9 @@ class _Bulk(Generic[SourceT]):
     __slots__ = ("_ends", "_lengths", "_next", "_places", "_source")
 
     def __init__(self, source: SourceT, lengths: list[int]) -> None:
-        places = [0]
+        places: Sequence[int] = range(len(lengths))
         if len(lengths) > 1:
-            places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+            places = sorted(places, key=lengths.__getitem__, reverse=True)
             lengths = [lengths[place] for place in places]
         self._source, self._places, self._lengths = source, places, lengths
         self._ends = lengths if len(lengths) == 1 else list(accumulate(lengths))
@@ -93,15 +60,89 @@ class _Bulk(Generic[SourceT]):
         )
 
 
-class _Queue(Generic[SourceT]):
+class _Queue(Generic[OwnerT, SourceT]):
     """One owner's bulks, in order of arrival."""
 
-    __slots__ = ("bulks", "kind", "tokens")
+    __slots__ = ("_bulks", "kind", "tokens")
+    rotates = True
+    num_owners = 1
 
     def __init__(self, kind: Hashable) -> None:
         self.kind = kind
-        self.bulks: deque[_Bulk[SourceT]] = deque()
+        self._bulks: deque[_Bulk[SourceT]] = deque()
         self.tokens = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._bulks))
+
+    def __bool__(self) -> bool:
+        return bool(self._bulks)
+
+    def add(self, bulk: _Bulk[SourceT]) -> None:
+        self._bulks.append(bulk)
+        self.tokens += bulk.tokens
+
+    def serve(self, owner: OwnerT, batch: _Batch[OwnerT, SourceT], limit: int) -> bool:
+        """Move sequences into the batch: one if it fits, more while they stay within `limit`."""
+        bulks, taken = self._bulks, 0
+        if not batch.admits(bulks[0].longest):
+            return False
+        while bulks:
+            bulk = bulks[0]
+            count = batch.room_for(bulk, limit - taken, is_first=not taken)
+            if not count:
+                break
+            share = bulk.take(owner, count)
+            batch.add(share)
+            taken += share.tokens
+            if bulk:
+                break
+            bulks.popleft()
+        self.tokens -= taken
+        return True
+
+
+class _Crowd(Generic[OwnerT, SourceT]):
+    """Sequences that came together, each an owner's of its own, in order of arrival."""
+
+    __slots__ = ("_lengths", "_places", "_source", "kind", "tokens")
+    rotates = False
+
+    def __init__(self, kind: Hashable, source: SourceT, lengths: list[int]) -> None:
+        self.kind, self._source = kind, source
+        self._places: Sequence[int] = range(len(lengths))
+        self._lengths = lengths
+        self.tokens = sum(lengths)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def num_owners(self) -> int:
+        return len(self._places)
+
+    def serve(self, owner: OwnerT, batch: _Batch[OwnerT, SourceT], limit: int) -> bool:  # noqa: ARG002 - one of each
+        """Move into the batch what fits, one by one; whoever does not fit is overtaken."""
+        places, lengths = self._places, self._lengths
+        tokens_left, items_left = batch.tokens_left, batch.items_left
+        if self.tokens <= tokens_left and len(places) <= items_left:
+            batch.add(Share(owner, self._source, places, lengths, self.tokens))
+            self._places = ()
+            return True
+        is_taken, is_empty = [], not batch.shares
+        for length in lengths:
+            fits = is_empty or (items_left > 0 and length <= tokens_left)
+            is_taken.append(fits)
+            if fits:
+                is_empty = False
+                tokens_left -= length
+                items_left -= 1
+        whole = Share(owner, self._source, places, lengths, self.tokens)
+        share, rest = whole.of(is_taken), whole.of(list(map(not_, is_taken)))
+        if share:
+            batch.add(share)
+        self._places, self._lengths, self.tokens = rest.places, rest.lengths, rest.tokens
+        return bool(share)
 
 
 class Window(Generic[OwnerT, SourceT]):
@@ -110,6 +151,9 @@ class Window(Generic[OwnerT, SourceT]):
     Who goes first: owners rotate, the least recently served in front, and every owner gets an
     equal share of a batch's tokens before anyone gets more. So a single query is in the next
     batch, whatever bulk job it meets, and the owner in front is always served: nobody starves.
+
+    Many owners of one sequence each, whose sequences came together, are a crowd. It is served exactly as
+    they would be, one by one in order of arrival, but all at once.
 
     What goes together: an owner adds its sequences in bulks, and a bulk is taken from its longest
     sequence down, so neighbours in a batch have similar lengths. A bulk never overtakes an earlier
@@ -120,7 +164,8 @@ class Window(Generic[OwnerT, SourceT]):
     """
 
     def __init__(self) -> None:
-        self._queues: dict[OwnerT, _Queue[SourceT]] = {}  # in the order of the rotation
+        # In the order of the rotation.
+        self._queues: dict[OwnerT, _Queue[OwnerT, SourceT] | _Crowd[OwnerT, SourceT]] = {}
         self._num_waiting = 0
         self.tokens = 0
 
@@ -147,19 +192,23 @@ class Window(Generic[OwnerT, SourceT]):
         if not lengths:
             return
         queue = self._queues.get(owner)
-        if queue is None:
+        if not isinstance(queue, _Queue):
             queue = self._queues[owner] = _Queue(kind)
-        bulk = _Bulk(source, lengths)
-        queue.bulks.append(bulk)
-        queue.tokens += bulk.tokens
-        self.tokens += bulk.tokens
+        queue.add(_Bulk(source, lengths))
+        self.tokens += sum(lengths)
+        self._num_waiting += len(lengths)
+
+    def add_crowd(self, crowd: OwnerT, kind: Hashable, source: SourceT, lengths: list[int]) -> None:
+        """Add sequences of as many owners, who are one here; see `add`. A crowd adds once."""
+        self._queues[crowd] = _Crowd(kind, source, lengths)
+        self.tokens += sum(lengths)
         self._num_waiting += len(lengths)
 
     def discard(self, owner: OwnerT) -> None:
         """Forget an owner's sequences; they will never be in a batch."""
         queue = self._queues.pop(owner, None)
         if queue is not None:
-            self._num_waiting -= sum(map(len, queue.bulks))
+            self._num_waiting -= len(queue)
             self.tokens -= queue.tokens
 
     def take(
@@ -180,10 +229,11 @@ class Window(Generic[OwnerT, SourceT]):
         if not self._queues:
             return []
         kind = next(iter(self._queues.values())).kind
-        owners = [owner for owner, queue in self._queues.items() if queue.kind == kind]
+        same = {owner: queue for owner, queue in self._queues.items() if queue.kind == kind}
+        num_owners = sum(queue.num_owners for queue in same.values())
         batch = _Batch[OwnerT, SourceT](token_budget, max_items)
-        for limit in (token_budget // len(owners), token_budget):
-            for owner in owners:
+        for limit in (token_budget // num_owners, token_budget):
+            for owner in same:
                 if owner in self._queues:
                     self._serve(owner, batch, limit)
             if batch.is_full:
@@ -193,27 +243,12 @@ class Window(Generic[OwnerT, SourceT]):
         return batch.shares
 
     def _serve(self, owner: OwnerT, batch: _Batch[OwnerT, SourceT], limit: int) -> None:
-        """Move sequences into the batch: one if it fits, more while they stay within `limit`."""
         queue = self._queues[owner]
-        bulks = queue.bulks
-        if not batch.admits(bulks[0].longest):
-            return
-        del self._queues[owner]
-        taken = 0
-        while bulks:
-            bulk = bulks[0]
-            count = batch.room_for(bulk, limit - taken, is_first=not taken)
-            if not count:
-                break
-            share = bulk.take(owner, count)
-            batch.add(share)
-            taken += share.tokens
-            if bulk:
-                break
-            bulks.popleft()
-        if bulks:
-            queue.tokens -= taken
-            self._queues[owner] = queue  # at the end of the rotation
+        is_served = queue.serve(owner, batch, limit)
+        if not queue:
+            del self._queues[owner]
+        elif is_served and queue.rotates:
+            self._queues[owner] = self._queues.pop(owner)  # at the end
 
 
 class _Batch(Generic[OwnerT, SourceT]):
@@ -247,38 +282,3 @@ class _Batch(Generic[OwnerT, SourceT]):
         self.shares.append(share)
         self.tokens_left -= share.tokens
         self.items_left -= len(share)
-
-
-@dataclass(frozen=True, slots=True)
-class LengthBucket:
-    """Neighbours in a batch that attend together.
-
-    Attributes:
-        first: the number of the first sequence.
-        count: sequences.
-        length: tokens that each is padded to, in attention only; the common length, where they
-            have one.
-    """
-
-    first: int
-    count: int
-    length: int
-
-
-def length_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
-    """Split a batch, sorted by length, into buckets that are padded to one length each."""
-    buckets: list[LengthBucket] = []
-    first = 0
-    while first < len(lengths):
-        edge, stop = _bucket_edge(lengths[first]), first
-        while stop < len(lengths) and _bucket_edge(lengths[stop]) == edge:
-            stop += 1
-        is_uniform = lengths[first] == lengths[stop - 1]
-        buckets.append(LengthBucket(first, stop - first, lengths[first] if is_uniform else edge))
-        first = stop
-    return buckets
-
-
-def _bucket_edge(length: int) -> int:
-    """Fused attention kernels work in blocks of 32; other lengths cost up to twice as much."""
-    return SHORTEST_BUCKET if length <= SHORTEST_BUCKET else -(-length // 32) * 32

@@ -17,7 +17,8 @@ from hybrid_infer.events import BatchComputed, Observer, ignore
 from hybrid_infer.local.embedding.admission import MAX_TEXTS, MAX_TOKENS
 from hybrid_infer.local.embedding.encoders import Direct, Encoder
 from hybrid_infer.local.embedding.facts import BatchFacts
-from hybrid_infer.local.embedding.job import EmbedJob, tokenize_jobs
+from hybrid_infer.local.embedding.gathering import tokenize_jobs
+from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
 from hybrid_infer.local.embedding.scheduler import Scheduler
 from hybrid_infer.local.embedding.texts import RequestTexts, Slice

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import EmbedReply, Provenance
-from hybrid_infer.errors import HybridInferError
 from hybrid_infer.local.answer import Answer
-from hybrid_infer.local.embedding.texts import CHARACTERS_PER_SLICE, RequestTexts, Slice
-from hybrid_infer.local.embedding.tokenizing import TokenizedTexts, Tokenizer
+from hybrid_infer.local.embedding.texts import RequestTexts, Slice
 from hybrid_infer.local.embedding.vectors import new_vectors
-from hybrid_infer.local.translation import as_local_error
 from hybrid_infer.local.waiting import too_late
+
+
+class Queue(Protocol):
+    """Where a request waits."""
+
+    def leave(self, job: EmbedJob) -> None:
+        """It has its answer, or nobody waits for it."""
+        ...
 
 
 class EmbedJob(Answer[EmbedReply]):
@@ -30,19 +36,44 @@ class EmbedJob(Answer[EmbedReply]):
 
     Attributes:
         texts: what to embed.
+        deadline: when it must be done.
+        queue: where it waits, until it has its answer; None: nowhere yet.
         queued_at: when it was queued, until its first batch begins; None if nobody asks.
+        waiting_texts: texts that count as waiting.
+        waiting_tokens: their tokens.
     """
 
-    __slots__ = ("_left", "_provenance", "_vectors", "deadline", "queued_at", "texts")
+    __slots__ = (
+        "_left",
+        "_provenance",
+        "_vectors",
+        "deadline",
+        "queue",
+        "queued_at",
+        "texts",
+        "waiting_texts",
+        "waiting_tokens",
+    )
 
     def __init__(self, texts: RequestTexts, deadline: Deadline, provenance: Provenance) -> None:
         super().__init__()
         self.texts = texts
         self.deadline = deadline
+        self.queue: Queue | None = None
         self.queued_at: float | None = None
+        self.waiting_texts = self.waiting_tokens = 0
         self._provenance = provenance
         self._left = 0
         self._vectors: NDArray[np.float32] | None = None
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the snapshot's Normalize module is applied: only equals share a batch."""
+        return self.texts.request.normalize
+
+    def members(self, places: Sequence[int]) -> Sequence[EmbedJob]:  # noqa: ARG002 - a crowd's differ
+        """Whose sequences those at `places` are."""
+        return (self,)
 
     def fail_if_late(self) -> bool:
         """Whether its deadline is over; then it has its answer."""
@@ -51,7 +82,7 @@ class EmbedJob(Answer[EmbedReply]):
         self.fail(too_late(self.deadline))
         return True
 
-    def put(self, source: Slice, places: list[int], rows: NDArray[np.float32]) -> None:
+    def put(self, source: Slice, places: Sequence[int], rows: NDArray[np.float32]) -> None:
         """Store the rows of sequences; the last ones answer the caller.
 
         Args:
@@ -73,41 +104,32 @@ class EmbedJob(Answer[EmbedReply]):
                 return
         self.give(self.texts.reply(self._vectors, self._provenance))
 
+    def reply_of_one(
+        self, row: NDArray[np.float32], num_tokens: int, *, is_cut: bool
+    ) -> EmbedReply:
+        """The answer to a request of one text that was tokenised with others.
 
-def within_a_slice(jobs: Iterable[EmbedJob]) -> list[EmbedJob]:
+        Args:
+            row: its row, ``(1, dim)``; copied, for the batch's are many more.
+            num_tokens: what its text has become.
+            is_cut: whether the text was cut for that.
+        """
+        num_cut = 1 if is_cut else len(self.texts.request.cut_texts)
+        return EmbedReply(row.copy(), num_tokens, num_cut, self._provenance)
+
+    def _leave(self) -> None:
+        queue, self.queue = self.queue, None  # who keeps an error keeps the job, but not the engine
+        if queue is not None:
+            queue.leave(self)
+
+
+def within(jobs: Iterable[EmbedJob], most_characters: int) -> list[EmbedJob]:
     """The first of `jobs`, and those that follow as long as all their texts are one slice."""
     found: list[EmbedJob] = []
     characters = 0
     for job in jobs:
         characters += job.texts.num_characters
-        if found and characters > CHARACTERS_PER_SLICE:
+        if found and characters > most_characters:
             break
         found.append(job)
     return found
-
-
-def tokenize_jobs(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[EmbedJob, Slice]]:
-    """Tokenise the next slice of each job, all in one go; a job that this fails for gets its error.
-
-    Returns:
-        The new sequences of each job that goes on.
-    """
-    slices = [job.texts.next_slice() for job in jobs]
-    try:
-        tokenized = tokenizer([text for part in slices for text in part])
-    except Exception as error:  # noqa: BLE001 - translated as every fault of the tokenizer
-        if len(jobs) > 1:
-            return [done for job in jobs for done in tokenize_jobs(tokenizer, [job])]
-        jobs[0].fail(as_local_error("tokenising", error))
-        return []
-    counts = list(map(len, slices))
-    cut = tokenized.cut
-    done, stop = [], 0
-    for job, count, tokens in zip(jobs, counts, tokenized.ids.split(counts), strict=True):
-        start, stop = stop, stop + count
-        own = TokenizedTexts(tokens, [place - start for place in cut if start <= place < stop])
-        try:
-            done.append((job, job.texts.take_tokens(own, tokenizer.max_seq_length)))
-        except HybridInferError as error:
-            job.fail(error)
-    return done

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from hybrid_infer.local.embedding.batching import Share
-from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.texts import Slice
+from hybrid_infer.local.embedding.crowd import Batch
 
 CUDA_LANES = 4
 LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
+BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
 LEAST_TOKENS = 512  # of a batch that is worth it: one of twice as many takes 2 % less for each
-
-
-Batch: TypeAlias = "list[Share[EmbedJob, Slice]]"
 
 
 class Runner(Protocol):
@@ -37,13 +34,107 @@ class Runner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A compute thread: its task's name, what it runs batches with, and whom it serves now."""
+    """A compute thread.
+
+    Attributes:
+        task: its name.
+        runner: computes its batches.
+        can_start: it waits for this.
+        is_prepared: whether its thread has begun.
+        is_busy: whether it computes a batch.
+        is_waiting: whether it waits, and has not been woken.
+    """
 
     task: str
     runner: Runner
     can_start: threading.Condition
     is_prepared: bool = False
     is_busy: bool = False
+    is_waiting: bool = False
+
+    def wait(self) -> None:
+        """Wait to be woken; under the lock."""
+        self.is_waiting = True
+        self.can_start.wait()
+        self.is_waiting = False
+
+    def wake(self) -> bool:
+        """Wake it, under the lock; False if it does not wait."""
+        was_waiting, self.is_waiting = self.is_waiting, False
+        self.can_start.notify()
+        return was_waiting
+
+
+class Lanes:
+    """The compute threads of an engine, and whose turn it is; whoever uses them holds the lock.
+
+    What comes alone is computed by the first lane, on all cores; as soon as more waits, the others
+    share them.
+
+    Args:
+        runners: of each lane.
+        lock: the engine's.
+
+    Attributes:
+        whole: the first lane.
+        shares: the others.
+    """
+
+    def __init__(self, runners: Sequence[Runner], lock: threading.Lock) -> None:
+        self.whole, *self.shares = (
+            Lane(f"compute-{number}", runner, threading.Condition(lock))
+            for number, runner in enumerate(runners)
+        )
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter((self.whole, *self.shares))
+
+    def tokens_ahead(self) -> int:
+        """How many tokens may wait before they are needed."""
+        lanes = self.shares or [self.whole]
+        return BUDGETS_AHEAD * sum(lane.runner.token_budget for lane in lanes)
+
+    @property
+    def num_idle(self) -> int:
+        """How many of those that share the cores do not compute."""
+        return sum(not lane.is_busy for lane in self.shares)
+
+    def has_turn(self, lane: Lane, waiting: int) -> bool:
+        """Whether it is a lane's turn; else one whose turn it is is woken.
+
+        Args:
+            lane: it asks.
+            waiting: sequences that wait.
+        """
+        if self.whole.is_busy:
+            return False
+        if self._is_alone(waiting) is (lane is self.whole):
+            return True
+        if waiting:
+            self.wake(waiting)
+        return False
+
+    def wake(self, waiting: int) -> None:
+        """Wake a lane that may have a turn, while so many sequences wait."""
+        if self._is_alone(waiting):
+            self.whole.wake()
+        else:
+            self.wake_share()
+
+    def wake_share(self) -> None:
+        """Wake the first that waits of those that share the cores: it has recorded most batches."""
+        for lane in self.shares:
+            if lane.wake():
+                return
+
+    def wake_all(self) -> None:
+        """Wake every lane."""
+        for lane in self:
+            lane.wake()
+
+    def _is_alone(self, waiting: int) -> bool:
+        """Whether what waits finds the engine idle, and itself alone."""
+        return not self.shares or (waiting <= 1 and self.num_idle == len(self.shares))
 
 
 def lane_threads(device: str, token_budget: int) -> tuple[int | None, ...]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from traceback import clear_frames
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_infer.datatypes.replies import Provenance
-from hybrid_infer.errors import EngineClosedError, InsufficientMemoryError, LocalEngineError
+from hybrid_infer.errors import (
+    EngineClosedError,
+    HybridInferError,
+    InsufficientMemoryError,
+    LocalEngineError,
+)
+from hybrid_infer.local.embedding.crowd import Batch, Owner
 from hybrid_infer.local.embedding.encoders import Encoder
-from hybrid_infer.local.embedding.lanes import Batch, set_own_threads
+from hybrid_infer.local.embedding.lanes import set_own_threads
+from hybrid_infer.local.embedding.shares import Share
+from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.translation import is_device_lost, local_errors
 
@@ -92,21 +102,33 @@ class BatchRunner:
         """What is left to try of a batch that failed."""
         if _num_texts(part) > 1:
             return _halves(part)
-        part[0].owner.fail(error)
+        _fail(part[0], error)
         return []
 
     def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> None:
         for share in part:
-            share.owner.deadline.renew()
-        is_sound = bool(np.isfinite(rows).all())
+            for job in share.owner.members(share.places):
+                job.deadline.renew()
+        if not np.isfinite(rows).all():
+            part, rows = self._sound(part, rows)
         stop = 0
         for share in part:
             start, stop = stop, stop + len(share)
-            own = rows[start:stop]
-            if is_sound or np.isfinite(own).all():
-                share.owner.put(share.source, share.places, own)
+            share.owner.put(share.source, share.places, rows[start:stop])
+
+    def _sound(self, part: Batch, rows: NDArray[np.float32]) -> tuple[Batch, NDArray[np.float32]]:
+        """What is left once the requests have failed in whose rows a value is not finite."""
+        sound: Batch = []
+        parts: list[NDArray[np.float32]] = [rows[:0]]
+        stop = 0
+        for own in chain.from_iterable(map(_one_by_one, part)):
+            start, stop = stop, stop + len(own)
+            if np.isfinite(rows[start:stop]).all():
+                sound.append(own)
+                parts.append(rows[start:stop])
             else:
-                share.owner.fail(not_a_number(self._provenance))
+                _fail(own, not_a_number(self._provenance))
+        return sound, np.concatenate(parts)
 
     def _shrink(self, part: Batch, error: InsufficientMemoryError) -> None:
         """A batch of `part`'s size does not fit."""
@@ -132,9 +154,25 @@ def not_a_number(provenance: Provenance) -> LocalEngineError:
     )
 
 
+def _fail(share: Share[Owner, Slice], error: HybridInferError) -> None:
+    """Fail all requests that have a part in it."""
+    for job in share.owner.members(share.places):
+        job.fail(error)
+
+
+def _one_by_one(share: Share[Owner, Slice]) -> Iterator[Share[Owner, Slice]]:
+    """What each request has of a share."""
+    for _ in share.owner.members(share.places)[1:]:
+        one, share = share.split(1)
+        yield one
+    yield share
+
+
 def _unanswered(part: Batch) -> Batch:
     """What of it somebody still waits for."""
-    return [share for share in part if not share.owner.done()]
+    return [
+        share for share in part if not all(job.done() for job in share.owner.members(share.places))
+    ]
 
 
 def _num_texts(part: Batch) -> int:

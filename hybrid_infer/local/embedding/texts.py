@@ -71,16 +71,16 @@ class RequestTexts:
     def __init__(self, request: EmbedRequest) -> None:
         texts = request.texts
         self.request = request
-        self.num_characters = sum(map(len, texts))
         self.num_texts = len(texts)
+        self.num_characters = len(texts[0]) if self.num_texts == 1 else sum(map(len, texts))
         self.num_tokens = self.num_characters // CHARACTERS_PER_TOKEN + self.num_texts
         # Distinct texts, which of them each text of the request is, and how often each occurs.
         self._texts: Sequence[str] = texts
-        self._numbers: Sequence[int] = (0,)
+        self._numbers: Sequence[int] = range(1)
         self._counts: Sequence[int] | None = None  # None: once each
         self._slices: Iterator[Sequence[int]] | None = None
         self._next: Sequence[int] = ()
-        self._cut: set[int] = set()
+        self._cut: frozenset[int] = frozenset()
         self._prompt_tokens = 0
 
     @property
@@ -112,7 +112,7 @@ class RequestTexts:
         """The texts that are to be tokenised next."""
         if self._slices is None:
             if self.num_texts == 1:
-                self._slices, self._next = iter(()), (0,)
+                self._slices, self._next = iter(()), range(1)
             else:
                 self._split()
                 self._slices = _slices(self._texts)
@@ -132,15 +132,23 @@ class RequestTexts:
         indices, self._next = self._next, next(self._slices or iter(()), ())
         tokens = tokenized.ids
         if tokenized.cut:
-            if not self.request.truncate:
-                raise self._too_long(indices[tokenized.cut[0]], max_seq_length)
-            self._cut.update(indices[number] for number in tokenized.cut)
+            self.note_cut([indices[number] for number in tokenized.cut], max_seq_length)
         if self._counts is None:
             self._prompt_tokens += len(tokens.ids)
         else:
             counts = map(self._counts.__getitem__, indices)
             self._prompt_tokens += sum(map(mul, counts, tokens.lengths))
         return Slice(indices, tokens)
+
+    def note_cut(self, numbers: Sequence[int], max_seq_length: int | None) -> None:
+        """Some of its distinct texts were cut to `max_seq_length` tokens.
+
+        Raises:
+            ContextLengthError: they may not be.
+        """
+        if not self.request.truncate:
+            raise self._too_long(numbers[0], max_seq_length)
+        self._cut |= set(numbers)
 
     def _split(self) -> None:
         if len(set(self.request.texts)) == self.num_texts:

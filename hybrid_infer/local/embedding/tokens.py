@@ -68,17 +68,23 @@ class Tokens(Sequence["NDArray[np.int32]"]):
             start, first = stop, first + count
 
     def take(self, places: Sequence[int]) -> Tokens:
-        """The sequences at these places, in this order."""
+        """The sequences at these places, in this order; fastest for a range, whose step must be 1."""
+        if isinstance(places, range):
+            if len(places) == len(self.lengths):
+                return self
+            lengths = self.lengths[places.start : places.stop]
+            start = sum(self.lengths[: places.start])
+            return Tokens(self.ids[start : start + sum(lengths)], lengths)
         if len(places) == 1:
-            return self if len(self.lengths) == 1 else Tokens.of([self[places[0]]])
+            return Tokens.of([self[places[0]]])
         every = np.array(self.lengths)
         starts = (every.cumsum() - every)[places]
-        lengths = every[places]
-        stops = lengths.cumsum()
+        taken = every[places]
+        stops = taken.cumsum()
         # What must be added to a token's place in the result for its place here.
-        found = np.repeat(starts - stops + lengths, lengths)
+        found = np.repeat(starts - stops + taken, taken)
         found += np.arange(len(found))
-        return Tokens(self.ids[found], lengths.tolist())
+        return Tokens(self.ids[found], taken.tolist())
 
 
 _IDS = attrgetter("ids")

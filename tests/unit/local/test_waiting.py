@@ -241,7 +241,7 @@ def test_where_thousands_run_out_of_time_one_by_one_the_loop_is_not_kept_busy_wi
     async def run():
         def expect(seconds):
             woken = asyncio.get_running_loop().create_future()
-            mailbox.expect(_Waiter(Watched(seconds, clock=loop.time), mailbox), woken)
+            mailbox.expect(_Waiter(Watched(seconds, clock=loop.time), mailbox, woken))
             return woken
 
         late = [expect(1 + number * 0.001) for number in range(5_000)]

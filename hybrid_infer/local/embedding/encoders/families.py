@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 
 from hybrid_infer.local.embedding.encoders import Direct, bert, mpnet, t5, tail
 from hybrid_infer.local.embedding.encoders.native_stack import MOST_ROWS_ALONE
-from hybrid_infer.local.embedding.encoders.packed import (
-    LEAST_ROWS,
-    Means,
-    Packed,
-    Shape,
-    Trunk,
-    round_size,
-)
+from hybrid_infer.local.embedding.encoders.packed import Means, Packed, Trunk, round_size
+from hybrid_infer.local.embedding.encoders.shapes import Shape, Staging, rows_of_recording
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
@@ -118,14 +112,16 @@ class PackedEncoder:
             return tokens
         if self._trunk.device.type != "cuda":
             return round_size(tokens)
-        return round_size(max(LEAST_ROWS, tokens)) if self._is_recordable else tokens
+        return rows_of_recording(tokens) if self._is_recordable else tokens
 
     def _encode_recorded(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
-        shape = Shape.around(sequences)
-        pooled = self._own.recorder(
+        shape, own = Shape.around(sequences), self._own
+        block = own.staging(shape).put(shape, sequences)
+        pooled = own.recorder(
             (shape, normalize),
-            shape.block(sequences, is_gpu=True),
+            block,
             lambda block: self._pooled(shape.packed(block), normalize=normalize),
+            is_kept=True,
         )
         vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
         return vectors
@@ -161,4 +157,15 @@ class _Own:
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+        self._device = device
         self.recorder = Recorder(device)
+        self._staging: Staging | None = None
+
+    def staging(self, shape: Shape) -> Staging:
+        """From where the GPU reads batches of this shape."""
+        if self._staging is None or not self._staging.has_room(shape):
+            self._staging = Staging(shape.size)
+            self.recorder = Recorder(
+                self._device
+            )  # what is recorded reads from where the last one is
+        return self._staging

@@ -14,9 +14,6 @@ from torch import Tensor
 from hybrid_infer.local.embedding.attention import Bucket, attention_buckets
 from hybrid_infer.local.embedding.tokens import Tokens
 
-LEAST_ROWS = 64  # of a recording: fewer take a GPU no less time
-SHORTEST = 16
-
 
 @dataclass(frozen=True)
 class Packed:
@@ -47,9 +44,14 @@ class Packed:
         """Pack sequences that are sorted by length."""
         num_tokens, is_gpu = len(sequences.ids), device.type == "cuda"
         num_rows = num_tokens if is_gpu else round_size(num_tokens)
-        shape = Shape(num_rows, len(sequences), sequences.lengths[0])
-        block = shape.block(sequences, is_gpu=is_gpu).to(device, non_blocking=True)
-        return cls(*shape.parts(block), num_tokens, shape.longest, tuple(sequences.lengths))
+        block = _side_by_side(sequences, num_rows, is_gpu=is_gpu).to(device, non_blocking=True)
+        ids, positions, ends = (
+            block[:num_rows],
+            block[num_rows : 2 * num_rows],
+            block[2 * num_rows :],
+        )
+        lengths = sequences.lengths
+        return cls(ids, positions, ends, num_tokens, lengths[0], tuple(lengths))
 
     @property
     def num_sequences(self) -> int:
@@ -91,60 +93,25 @@ class Packed:
         return max(bucket.length for bucket in self.buckets)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a batch, which a recording has once and for all.
+def _side_by_side(sequences: Tokens, num_rows: int, *, is_gpu: bool) -> Tensor:
+    """Ids, positions and ends, to be sent in one copy; see `Packed`.
 
-    Attributes:
-        rows: tokens; those that are too many are of one more sequence, or of none on a CPU.
-        sequences: how many; those that are too many are empty.
-        longest: tokens of the longest sequence at most.
+    For a GPU it is in memory that the system cannot move, from where a copy runs by itself.
     """
-
-    rows: int
-    sequences: int
-    longest: int
-
-    @classmethod
-    def around(cls, sequences: Tokens) -> Shape:
-        """The smallest of few that has room for sequences and one more."""
-        return cls(
-            round_size(max(LEAST_ROWS, len(sequences.ids))),
-            1 << len(sequences).bit_length(),
-            1 << (max(SHORTEST, *sequences.lengths) - 1).bit_length(),
-        )
-
-    def block(self, sequences: Tokens, *, is_gpu: bool) -> Tensor:
-        """Ids, positions and ends side by side, to be sent in one copy; see `Packed`.
-
-        For a GPU it is in memory that the system cannot move, from where a copy runs by itself.
-        """
-        size = 2 * self.rows + self.sequences + 1
-        dtype = torch.int32 if is_gpu else torch.int64
-        block = torch.zeros(size, dtype=dtype, pin_memory=is_gpu)
-        ids, positions, ends = np.split(block.numpy(), [self.rows, 2 * self.rows])
-        lengths = np.array(sequences.lengths)
-        used = len(lengths) + 1
-        np.cumsum(lengths, out=ends[1:used])
-        ends[used:] = self.rows
-        num_tokens = int(ends[used - 1])
-        ids[:num_tokens] = sequences.ids
-        positions[:num_tokens] = np.arange(num_tokens)
-        positions[:num_tokens] -= np.repeat(ends[: used - 1], lengths)
-        return block
-
-    def parts(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, positions and ends."""
-        return block[: self.rows], block[self.rows : 2 * self.rows], block[2 * self.rows :]
-
-    def packed(self, block: Tensor) -> Packed:
-        """A batch of this shape, of which only the GPU knows more."""
-        return Packed(*self.parts(block), self.rows, self.longest, ())
+    dtype = torch.int32 if is_gpu else torch.int64
+    block = torch.zeros(2 * num_rows + len(sequences) + 1, dtype=dtype, pin_memory=is_gpu)
+    ids, positions, ends = np.split(block.numpy(), [num_rows, 2 * num_rows])
+    lengths, num_tokens = np.array(sequences.lengths), len(sequences.ids)
+    np.cumsum(lengths, out=ends[1:])
+    ids[:num_tokens] = sequences.ids
+    positions[:num_tokens] = np.arange(num_tokens)
+    positions[:num_tokens] -= np.repeat(ends[:-1], lengths)
+    return block
 
 
-def round_size(tokens: int) -> int:
-    """The next of eight sizes per power of two: 16, 32 … 128, 144 … 256, 288 and so on."""
-    step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
+def round_size(tokens: int, sizes: int = 8) -> int:
+    """The next of so many sizes per power of two; of eight: 16, 32 … 128, 144 … 256, 288 and so on."""
+    step = max(16, 1 << max(0, (tokens - 1).bit_length() - sizes.bit_length()))
     return -(-tokens // step) * step
 
 

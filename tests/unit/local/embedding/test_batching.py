@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hybrid_infer.local.embedding.batching import Window, length_buckets
+from hybrid_infer.local.embedding.batching import Window
+from hybrid_infer.local.embedding.buckets import length_buckets
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=60)
 

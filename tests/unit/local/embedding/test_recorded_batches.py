@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hybrid_infer.local.embedding.encoders import load_encoder, postnorm
-from hybrid_infer.local.embedding.encoders.packed import LEAST_ROWS, Shape
+from hybrid_infer.local.embedding.encoders.shapes import LEAST_LONGEST, LEAST_ROWS, Shape
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.registry import load_registry
@@ -62,7 +62,8 @@ def test_what_a_shape_adds_reaches_no_vector(encoders, lengths, seed):
     source = np.random.default_rng(seed)
     sequences = Tokens.of(source.integers(1, 200, length) for length in lengths)
     shape = Shape.around(sequences)
-    block = shape.block(sequences, is_gpu=False)
+    block = torch.full((shape.size,), -1, dtype=torch.int32)  # of the batch before
+    shape.fill(memoryview(block.numpy()), sequences)
     got = recordable._pooled(shape.packed(block), normalize=True)[: len(sequences)].numpy()
     np.testing.assert_allclose(got, plain.encode(sequences, normalize=True), atol=2e-5)
 
@@ -71,6 +72,6 @@ def test_what_a_shape_adds_reaches_no_vector(encoders, lengths, seed):
 def test_shapes_are_few_and_have_room_for_one_more_sequence(lengths):
     shape = Shape.around(Tokens(np.empty(sum(lengths), np.int32), lengths))
     assert shape.sequences > len(lengths)
-    assert shape.sequences <= 2 * len(lengths)
-    assert lengths[0] <= shape.longest < max(2 * lengths[0], 17)
+    assert shape.sequences <= max(2 * len(lengths), shape.rows // 16)
+    assert lengths[0] <= shape.longest < max(2 * lengths[0], LEAST_LONGEST + 1)
     assert sum(lengths) <= shape.rows <= max(LEAST_ROWS, 2 * sum(lengths))

@@ -58,7 +58,7 @@ def job(num_slices, tokens_of_a_slice):
     return EmbedJob(texts, Deadline(PATIENCE_SECONDS), None)
 
 
-def tokenize(jobs):
+def tokenize(jobs, _leave_all):
     done = []
     for one in jobs:
         texts = one.texts
@@ -85,7 +85,10 @@ def until_nobody_is_hungry(scheduler):
     pause = threading.Event()
     while True:
         with scheduler._lock:
-            if not scheduler._intake.hungry() and "tokenize" not in scheduler._busy_with:
+            hungry = scheduler._intake.take_for_thread()
+            for one in hungry:
+                scheduler._intake.add(one)
+            if not hungry and "tokenize" not in scheduler._busy_with:
                 return
         pause.wait(0.001)
 
@@ -112,7 +115,7 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
 @pytest.mark.parametrize("callers", [CROWD - 1, CROWD])
 def test_on_a_gpu_a_crowd_waits_for_the_lane_that_computes_and_shares_its_next_batch(callers):
     scheduler = Scheduler("test", [Runner(), Runner(), Runner()], tokenize, fills_batches=True)
-    busy, free = scheduler._shares
+    busy, free = scheduler._lanes.shares
     busy.is_busy = True
     for one in [job(1, 5) for _ in range(callers)]:
         scheduler._live.admit(one)
@@ -141,9 +144,9 @@ def test_a_crowd_goes_on_when_the_lane_that_it_waits_for_ends_or_dies(
         for one in crowd:
             scheduler._live.admit(one)
             scheduler._add(one, Slice([0], Tokens(NO_IDS, [5])))
-        scheduler._wake()
+        scheduler._lanes.wake(len(scheduler._window))
     for one in crowd:
-        one.add_done_callback(scheduler._leave)
+        one.queue = scheduler
     for one in crowd[:num_left]:
         one.cancel()
     runner.gate.set()
@@ -158,10 +161,10 @@ def test_a_crowd_goes_on_when_the_lane_that_it_waits_for_ends_or_dies(
 def test_a_lane_tokenises_a_crowd_together(runner, lanes):
     together, tokenised_by = [], set()
 
-    def counted(jobs):
+    def counted(jobs, leave_all):
         together.append(len(jobs))
         tokenised_by.add(threading.current_thread().name)
-        return tokenize(jobs)
+        return tokenize(jobs, leave_all)
 
     scheduler = Scheduler("test", [runner] * lanes, counted)
     first = job(2, 5)
@@ -173,7 +176,7 @@ def test_a_lane_tokenises_a_crowd_together(runner, lanes):
             scheduler._live.admit(one)
             scheduler._intake.add(one)
     for one in crowd:
-        one.add_done_callback(scheduler._leave)
+        one.queue = scheduler
     runner.gate.set()
     for one in (first, *crowd):
         one.result(PATIENCE_SECONDS)
@@ -185,10 +188,10 @@ def test_a_lane_tokenises_a_crowd_together(runner, lanes):
 def test_a_lane_that_dies_of_a_crowd_s_texts_fails_them_and_is_replaced(runner, caplog):
     deadly = job(1, 5)
 
-    def dying(jobs):
+    def dying(jobs, leave_all):
         if deadly in jobs:
             raise SystemExit
-        return tokenize(jobs)
+        return tokenize(jobs, leave_all)
 
     runner.gate.set()
     scheduler = Scheduler("test", [runner], dying)
@@ -212,12 +215,12 @@ def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
             super().run(batch, normalize=normalize)
             computed.set()
 
-    def slowly(jobs):
+    def slowly(jobs, leave_all):
         slices.append(len(jobs))
         if len(slices) == 2:
             second_slice.set()
             assert computed.wait(PATIENCE_SECONDS)  # by another lane: this one is here
-        return tokenize(jobs)
+        return tokenize(jobs, leave_all)
 
     runners = [Noting() for _ in range(3)]
     for one in runners:
@@ -226,14 +229,14 @@ def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
     crowd = [job(1, 5) for _ in range(CROWD)]
     for one in crowd:
         one.texts.num_characters = 20_000  # so that a slice holds one
+    scheduler._ensure_threads(needs_thread=False)
     with scheduler._lock:
-        scheduler._ensure_threads(needs_tokens=False)
         for one in crowd:
             scheduler._live.admit(one)
             scheduler._intake.add(one)
-        scheduler._wake()
+        scheduler._lanes.wake(len(scheduler._window))
     for one in crowd:
-        one.add_done_callback(scheduler._leave)
+        one.queue = scheduler
     for one in crowd:
         one.result(PATIENCE_SECONDS)
     assert second_slice.is_set()
@@ -247,14 +250,14 @@ def test_a_crowd_that_never_ends_does_not_keep_a_lane_from_computing(runner):
     scheduler = None
     endless, extra = [], iter(range(1000))
 
-    def feeding(jobs):
+    def feeding(jobs, leave_all):
         if not endless[0].done() and next(extra, None) is not None:
             endless.append(job(1, 5))
             with scheduler._lock:
                 scheduler._live.admit(endless[-1])
                 scheduler._intake.add(endless[-1])
-            endless[-1].add_done_callback(scheduler._leave)
-        return tokenize(jobs)
+            endless[-1].queue = scheduler
+        return tokenize(jobs, leave_all)
 
     scheduler = Scheduler("test", [runner], feeding)
     endless.append(job(1, 5))
@@ -267,9 +270,9 @@ def test_a_crowd_that_never_ends_does_not_keep_a_lane_from_computing(runner):
 def test_a_late_crowd_is_not_tokenised(runner):
     seen = []
 
-    def noting(jobs):
+    def noting(jobs, leave_all):
         seen.extend(jobs)
-        return tokenize(jobs)
+        return tokenize(jobs, leave_all)
 
     runner.gate.set()
     scheduler = Scheduler("test", [runner], noting)
@@ -296,9 +299,9 @@ def test_a_window_full_of_what_nobody_wants_keeps_no_crowd_waiting(runner):
             scheduler._live.admit(one)
         scheduler._add(gone, Slice([0], Tokens(NO_IDS, [100_000])))
         scheduler._intake.add(short)
-    short.add_done_callback(scheduler._leave)
+    short.queue = scheduler
     gone.cancel()  # and nothing has been told of it yet
     runner.gate.set()
     short.result(PATIENCE_SECONDS)
-    scheduler._leave(gone)
+    scheduler.leave(gone)
     scheduler.close()
