@@ -33,6 +33,7 @@ COPIES = 32  # of each docstring, each with a number in front
 PARTS = 8  # of all texts; one is for those who are slower
 SAMPLES_SECONDS = 0.05
 BATCH_SIZES = (32, 128, 512, 2048)
+WARM_UPS = 6  # rounds of callers: a batch's size must have come thrice before it is recorded
 
 
 def texts() -> list[str]:
@@ -186,6 +187,8 @@ def measure(table: Table, folder: Path, device: str, repeats: int) -> None:
         for name, peer in peers.items():
             peer.ask("bulk", few=few, save=f"{results}/{name}.npy")
         vectors = {name: np.load(f"{results}/{name}.npy") for name in peers}
+    for _ in range(WARM_UPS):
+        peers["ours"].ask("callers", number=CALLERS)
     taken = in_turn(
         {
             "ours": partial(peers["ours"].seconds, "bulk"),
@@ -218,8 +221,8 @@ def measure(table: Table, folder: Path, device: str, repeats: int) -> None:
     table.add(
         f"small, {CALLERS} callers of one text",
         "≥ 0.8 of bulk",
-        f"{rates['callers']:.0f} texts/s, {share:.2f}; {rates['bound']:.0f} of an engine that "
-        "answers at once",
+        f"{rates['callers']:.0f} texts/s, {share:.2f}; an engine that answers at once: "
+        f"{rates['bound']:.0f}, {rates['bound'] / rates['ours']:.2f}",
         good=share >= 0.8,  # noqa: PLR2004 - the target
     )
     busy = statistics.median(

@@ -140,7 +140,9 @@ class Watchdog:
         if not started:
             return
         seconds = self._clock() - min(started)
-        if seconds > max(STUCK_SECONDS, STUCK_FACTOR * max(list(self._durations), default=0.0)):
+        if seconds <= STUCK_SECONDS:
+            return
+        if seconds > STUCK_FACTOR * max(list(self._durations), default=0.0):
             raise OverloadedError(
                 f"the local engine is stuck: a {work} has run for {seconds:.0f} s",
                 retry_after=STUCK_SECONDS,

@@ -1,11 +1,12 @@
 """Local embeddings on a GPU: the same vectors as on the CPU, and survival when its memory is short."""
 
+import asyncio
 import gc
 
 import numpy as np
 import pytest
 
-from hybrid_infer import HybridClient
+from hybrid_infer import AsyncHybridClient, HybridClient
 from hybrid_infer.local.embedding.lanes import CUDA_LANES
 
 pytestmark = pytest.mark.gpu
@@ -35,6 +36,25 @@ def test_the_vectors_are_those_of_the_cpu(expected, dtype):
             assert (got * vectors).sum(1).min() >= BOUNDS[dtype]
             alone = np.vstack([client.embed(text, model=alias).vectors for text in TEXTS[:8]])
             assert (got[:8] * alone).sum(1).min() >= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_callers_of_one_text_get_the_vectors_of_the_cpu_from_recordings_too(expected, dtype):
+    """Their batches have all sizes; those of a size that has come thrice are recorded and replayed."""
+
+    async def call_all(client):
+        calls = (client.embed(text, model="small") for text in TEXTS)
+        return np.vstack([result.vectors for result in await asyncio.gather(*calls)])
+
+    async def call_often():
+        async with AsyncHybridClient(
+            policy="local-only", profile="tiny", device="cuda", dtype=dtype
+        ) as client:
+            for _ in range(12):
+                got = await call_all(client)
+                assert (got * expected["small"]).sum(1).min() >= BOUNDS[dtype]
+
+    asyncio.run(call_often())
 
 
 def test_a_batch_that_does_not_fit_is_computed_in_smaller_ones(expected):

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.buckets import length_buckets
+from hybrid_infer.local.embedding.shares import Share
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=60)
 
@@ -144,19 +145,40 @@ class OneByOne:
 
 
 class SameAsOneByOne(RuleBasedStateMachine):
-    """Whatever the window does by bisection and at once, it does as one by one."""
+    """Whatever the window does by bisection and at once, it does as one by one.
+
+    A crowd is many owners in the model.
+    """
 
     OWNERS = st.integers(0, 5)
+    CROWDS = st.integers(0, 9).map("crowd {}".format)
 
     def __init__(self):
         super().__init__()
         self.window, self.model, self.bulks = Window(), OneByOne(), 0
+        self.crowds = {}
 
     @rule(owner=OWNERS, lengths=st.lists(st.integers(1, 90), min_size=1, max_size=12))
     def add(self, owner, lengths):
         self.bulks += 1
         for window in (self.window, self.model):
             window.add(owner, owner % 4 == 0, self.bulks, lengths)
+
+    @rule(crowd=CROWDS, lengths=st.lists(st.integers(1, 90), min_size=1, max_size=12))
+    def add_crowd(self, crowd, lengths):
+        if self.window.tokens_of(crowd):
+            return
+        self.bulks += 1
+        kind = int(crowd[-1]) % 4 == 0
+        self.window.add_crowd(crowd, kind, self.bulks, lengths)
+        self.crowds[crowd] = [(crowd, place) for place in range(len(lengths))]
+        for member, length in zip(self.crowds[crowd], lengths, strict=True):
+            self.model.add(member, kind, self.bulks, [length])
+
+    @rule(crowd=CROWDS)
+    def discard_crowd(self, crowd):
+        self.window.discard(crowd)
+        self.model.discard(set(self.crowds.pop(crowd, ())))
 
     @rule(owner=OWNERS)
     def discard(self, owner):
@@ -169,10 +191,13 @@ class SameAsOneByOne(RuleBasedStateMachine):
     def take(self, budget, items, unwanted):
         batch = self.window.take(budget, items, lambda owner: owner not in unwanted)
         self.model.discard(unwanted)
+        assert all(share.tokens == sum(share.lengths) for share in batch)
         assert [
-            (share.owner, share.source, *found)
+            ((share.owner, place), share.source, 0, length)
+            if share.owner in self.crowds
+            else (share.owner, share.source, place, length)
             for share in batch
-            for found in zip(share.places, share.lengths, strict=True)
+            for place, length in zip(share.places, share.lengths, strict=True)
         ] == self.model.take(budget, items)
 
     @invariant()
@@ -183,6 +208,9 @@ class SameAsOneByOne(RuleBasedStateMachine):
         assert self.window.tokens == sum(map(sum, left.values()))
         for owner in range(6):
             assert self.window.tokens_of(owner) == sum(left.get(owner, []))
+        for crowd, members in self.crowds.items():
+            tokens = sum(sum(left.get(member, [])) for member in members)
+            assert self.window.tokens_of(crowd) == tokens
 
 
 TestSameAsOneByOne = SameAsOneByOne.TestCase
@@ -271,6 +299,35 @@ def test_buckets_cover_a_batch_and_pad_little(lengths):
         assert bucket.length in (own[0], 16) or bucket.length % 32 == 0
         assert len(set(own)) > 1 or bucket.length == own[0]
     assert numbers == list(range(len(lengths)))
+
+
+def test_who_does_not_fit_is_overtaken_by_the_crowd_behind_it_and_is_in_front_next():
+    window = Window()
+    window.add_crowd("crowd", True, None, [60, 50, 30, 10, 40])
+    first, second = drain(window, 100, 4096)
+    assert [list(share.places) for share in first] == [[0, 2, 3]]
+    assert [list(share.places) for share in second] == [[1, 4]]
+
+
+def test_a_crowd_does_not_keep_a_bulk_job_from_its_turn():
+    window = Window()
+    window.add_crowd("crowd", True, None, [10] * 100)
+    window.add("bulk", True, None, [10] * 100)
+    for number in range(20):  # others come, always as many as a batch holds
+        batch = window.take(1000, 4096)
+        if "bulk" in texts_of(batch):
+            break
+        window.add_crowd(number, True, None, [10] * 100)
+    assert number == 1
+
+
+@given(st.lists(st.integers(1, 9), max_size=9), st.data())
+def test_a_share_of_those_that_are_chosen(lengths, data):
+    chosen = [data.draw(st.booleans()) for _ in lengths]
+    share = Share("a", "source", range(len(lengths)), lengths, sum(lengths)).of(chosen)
+    assert list(share.places) == [place for place, is_chosen in enumerate(chosen) if is_chosen]
+    assert share.lengths == [lengths[place] for place in share.places]
+    assert share.tokens == sum(share.lengths)
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=20), st.data())

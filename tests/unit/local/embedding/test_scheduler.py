@@ -305,3 +305,68 @@ def test_a_window_full_of_what_nobody_wants_keeps_no_crowd_waiting(runner):
     short.result(PATIENCE_SECONDS)
     scheduler.leave(gone)
     scheduler.close()
+
+
+def test_who_posts_to_the_tokenising_thread_waits_for_no_lock_of_those_who_compute():
+    scheduler = Scheduler("test", [Runner() for _ in range(3)], tokenize, fills_batches=True)
+    for runner in scheduler._lanes:
+        runner.runner.gate.set()
+    first = job(1, 5)
+    scheduler.submit(first, None)  # starts the threads
+    first.result(PATIENCE_SECONDS)
+    crowd = [job(1, 5) for _ in range(CROWD)]
+    with scheduler._lock:
+        posting = threading.Thread(target=lambda: [scheduler.submit(one, None) for one in crowd])
+        posting.start()
+        posting.join(PATIENCE_SECONDS)
+        assert not posting.is_alive()
+        assert len(scheduler._live) == CROWD
+    for one in crowd:
+        one.result(PATIENCE_SECONDS)
+    assert not scheduler._live
+    scheduler.close()
+
+
+def test_on_a_gpu_who_leaves_a_full_window_lets_the_next_be_tokenised():
+    """They are in the window until a lane looks, and nobody else would tell the tokenising thread."""
+    lanes = [Runner() for _ in range(3)]
+    scheduler = Scheduler("test", lanes, tokenize, fills_batches=True)
+    first = job(2, 5)
+    scheduler.submit(first, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
+    while not any(one.entered.wait(0.01) for one in lanes):
+        pass
+    gone = job(1, scheduler._lanes.tokens_ahead())
+    scheduler.submit(gone, Slice([0], Tokens(NO_IDS, [gone.texts.size])))
+    later = job(1, 5)
+    scheduler.submit(later, None)
+    gone.cancel()
+    for one in lanes:
+        one.gate.set()
+    later.result(PATIENCE_SECONDS)
+    first.result(PATIENCE_SECONDS)
+    scheduler.close()
+
+
+def test_a_closed_scheduler_answers_those_that_are_on_their_way_to_be_tokenised():
+    tokenising, go_on = threading.Event(), threading.Event()
+
+    def slowly(jobs, leave_all):
+        tokenising.set()
+        assert go_on.wait(PATIENCE_SECONDS)
+        return tokenize(jobs, leave_all)
+
+    scheduler = Scheduler("test", [Runner() for _ in range(3)], slowly, fills_batches=True)
+    jobs = [job(1, 5), job(1, 5)]
+    scheduler.submit(jobs[0], None)
+    assert tokenising.wait(PATIENCE_SECONDS)
+    scheduler.submit(jobs[1], None)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    for one in jobs:
+        with pytest.raises(EngineClosedError):
+            one.result(PATIENCE_SECONDS)
+    go_on.set()
+    closing.join(PATIENCE_SECONDS)
+    with pytest.raises(EngineClosedError):
+        scheduler.submit(job(1, 5), None)
+    assert not scheduler._live
