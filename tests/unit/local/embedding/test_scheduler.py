@@ -81,16 +81,21 @@ def scheduler(runner):
     made.close()
 
 
-def until_nobody_is_hungry(scheduler):
+def until(is_so):
     pause = threading.Event()
-    while True:
+    while not is_so():
+        pause.wait(0.001)
+
+
+def until_nobody_is_hungry(scheduler):
+    def is_nobody_hungry():
         with scheduler._lock:
             hungry = scheduler._intake.take_for_thread()
             for one in hungry:
                 scheduler._intake.add(one)
-            if not hungry and "tokenize" not in scheduler._busy_with:
-                return
-        pause.wait(0.001)
+            return not hungry and "tokenize" not in scheduler._busy_with
+
+    until(is_nobody_hungry)
 
 
 def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner):
@@ -331,19 +336,20 @@ def test_on_a_gpu_who_leaves_a_full_window_lets_the_next_be_tokenised():
     """They are in the window until a lane looks, and nobody else would tell the tokenising thread."""
     lanes = [Runner() for _ in range(3)]
     scheduler = Scheduler("test", lanes, tokenize, fills_batches=True)
-    first = job(2, 5)
-    scheduler.submit(first, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
-    while not any(one.entered.wait(0.01) for one in lanes):
-        pass
+    firsts = [job(2, 5), job(2, 5)]
+    for number, one in enumerate(firsts, 1):
+        scheduler.submit(one, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
+        until(lambda number=number: sum(lane.entered.is_set() for lane in lanes) == number)
     gone = job(1, scheduler._lanes.tokens_ahead())
     scheduler.submit(gone, Slice([0], Tokens(NO_IDS, [gone.texts.size])))
     later = job(1, 5)
     scheduler.submit(later, None)
+    until(lambda: later in scheduler._intake._short)
     gone.cancel()
     for one in lanes:
         one.gate.set()
-    later.result(PATIENCE_SECONDS)
-    first.result(PATIENCE_SECONDS)
+    for one in (later, *firsts):
+        one.result(PATIENCE_SECONDS)
     scheduler.close()
 
 
