@@ -63,7 +63,7 @@ class OnGpu(Ours):
 
         async def answer(request: Any, deadline: Any) -> None:
             job = self.engine.submit(request, deadline)
-            await wait_async(job, deadline, job.cancel)
+            await wait_async(job, deadline)
 
         asyncio.run(self._everyone(number, answer))
 

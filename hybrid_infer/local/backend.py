@@ -105,7 +105,7 @@ class LocalBackend:
         with await self._engines.lease_async(request.spec, deadline) as engine:
             if isinstance(request, EmbedRequest):
                 job = cast("EmbeddingEngine", engine).submit(request, deadline)
-                return await wait_async(job, deadline, job.cancel)
+                return await wait_async(job, deadline)
             from hybrid_infer.local.generation.consuming import AsyncLocalStream, collect_async
 
             chat = cast("ChatEngine", engine)

@@ -94,12 +94,12 @@ class Engines:
             return lease
         while (other := self._other_load(spec)) is not None:
             ended = _ended(other)
-            wait(ended, deadline, ended.cancel)
+            wait(ended, deadline)
         lease = self._leased(spec)
         if not lease.future.done():
             try:
                 ended = _ended(lease.future)
-                wait(ended, deadline, ended.cancel)
+                wait(ended, deadline)
                 _check(lease.future)
             except BaseException:
                 lease.release()
@@ -114,12 +114,12 @@ class Engines:
             return lease
         while (other := self._other_load(spec)) is not None:
             ended = _ended(other)
-            await wait_async(ended, deadline, ended.cancel)
+            await wait_async(ended, deadline)
         lease = self._leased(spec)
         if not lease.future.done():
             try:
                 ended = _ended(lease.future)
-                await wait_async(ended, deadline, ended.cancel)
+                await wait_async(ended, deadline)
                 _check(lease.future)
             except BaseException:
                 lease.release()

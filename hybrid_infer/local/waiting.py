@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from weakref import WeakValueDictionary
@@ -20,14 +19,14 @@ LOOK_SECONDS = 0.001
 LOOK_SECONDS_PER_TASK = 20e-6
 
 
-def wait(future: Answer[ResultT], deadline: Deadline, abandon: Callable[[], object]) -> ResultT:
+def wait(future: Answer[ResultT], deadline: Deadline) -> ResultT:
     """The future's result, on the calling thread.
 
     Raises:
-        DeadlineExceededError: the deadline ran out first, or the attempt was given up; `abandon`
-            was called.
+        DeadlineExceededError: the deadline ran out first, or the attempt was given up; then the future
+            is cancelled.
     """
-    deadline.on_cancel(abandon)
+    deadline.on_cancel(future.cancel)
     try:
         while True:
             try:
@@ -40,14 +39,12 @@ def wait(future: Answer[ResultT], deadline: Deadline, abandon: Callable[[], obje
                 if deadline.expired():  # else progress has moved the deadline on
                     raise too_late(deadline) from None
     except BaseException:
-        abandon()
+        future.cancel()
         raise
 
 
-async def wait_async(
-    future: Answer[ResultT], deadline: Deadline, abandon: Callable[[], object]
-) -> ResultT:
-    """The future's result, on the running event loop; a cancelled task abandons the work."""
+async def wait_async(future: Answer[ResultT], deadline: Deadline) -> ResultT:
+    """`wait`, on the running event loop; a cancelled task cancels the future."""
     loop = asyncio.get_running_loop()
     mailbox = _mailbox(loop)
     woken: asyncio.Future[None] = loop.create_future()
@@ -57,12 +54,12 @@ async def wait_async(
         future.add_done_callback(waiter)
         await woken
         if not future.done():
-            raise too_late(deadline)  # noqa: TRY301 - abandoned below like any other end
+            raise too_late(deadline)  # noqa: TRY301 - cancelled below, as at any other end
         return future.result()
     except CancelledError:
         raise too_late(deadline) from None
     except BaseException:
-        abandon()
+        future.cancel()
         raise
     finally:
         mailbox.forget(waiter)

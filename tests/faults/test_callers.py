@@ -144,8 +144,9 @@ def test_a_cancelled_probe_gives_its_lease_back(case):
 def test_a_loop_that_is_closed_early_is_left_alone(caplog):
     future: Future[str] = Future()
     abandoned = []
+    future.cancel = lambda: abandoned.append(True)
     loop = asyncio.new_event_loop()
-    waiting = loop.create_task(wait_async(future, Deadline(60.0), lambda: abandoned.append(True)))
+    waiting = loop.create_task(wait_async(future, Deadline(60.0)))
     loop.call_soon(loop.stop)
     loop.run_forever()  # as far as the task's first wait
     waiting._log_destroy_pending = False  # asyncio's own complaint about whoever does this

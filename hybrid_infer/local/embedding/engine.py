@@ -116,7 +116,7 @@ class EmbeddingEngine:
                 self._computes_here.release()
         job = EmbedJob(texts, deadline, self.provenance)
         self._scheduler.submit(job, tokenized)
-        return wait(job, deadline, job.cancel)
+        return wait(job, deadline)
 
     def submit(self, request: EmbedRequest, deadline: Deadline) -> EmbedJob:
         """Queue a request; its job gets the reply.

@@ -27,6 +27,7 @@ TEXTS_PER_SLICE = 1024
 CHARACTERS_PER_SLICE = 32_768  # of a request's first
 MOST_CHARACTERS_PER_SLICE = 8 * CHARACTERS_PER_SLICE
 CHARACTERS_PER_TOKEN = 4  # of English text; only how full the queue is depends on it
+NONE_CUT: frozenset[int] = frozenset()  # one for all: there are as many requests as callers
 
 
 class Slice(NamedTuple):
@@ -80,7 +81,7 @@ class RequestTexts:
         self._counts: Sequence[int] | None = None  # None: once each
         self._slices: Iterator[Sequence[int]] | None = None
         self._next: Sequence[int] = ()
-        self._cut: frozenset[int] = frozenset()
+        self._cut = NONE_CUT
         self._prompt_tokens = 0
 
     @property

@@ -22,8 +22,14 @@ def abandoned():
     return []
 
 
+def noting(future, abandoned):
+    """Has `abandoned` get the future in place of its end, if it is cancelled."""
+    future.cancel = lambda: abandoned.append(future)
+    return future
+
+
 def waiting(future, deadline, abandoned):
-    return asyncio.create_task(wait_async(future, deadline, lambda: abandoned.append(future)))
+    return asyncio.create_task(wait_async(noting(future, abandoned), deadline))
 
 
 class Wanted(Future):
@@ -72,7 +78,7 @@ def test_what_is_done_already_costs_no_wait(abandoned):
     async def run():
         future = Wanted()
         future.set_result(1)
-        return await wait_async(future, Deadline(0.0), lambda: abandoned.append(future))
+        return await wait_async(noting(future, abandoned), Deadline(0.0))
 
     assert asyncio.run(run()) == 1
     assert abandoned == []
@@ -106,7 +112,7 @@ class Counted(Deadline):
 def test_the_deadline_ends_it_and_progress_moves_the_deadline(abandoned):
     future, deadline = Wanted(), Counted(PATIENCE_SECONDS)
     with pytest.raises(DeadlineExceededError):
-        asyncio.run(wait_async(future, deadline, lambda: abandoned.append(future)))
+        asyncio.run(wait_async(noting(future, abandoned), deadline))
     assert (deadline.looks, abandoned) == (3, [future])
 
 
@@ -132,7 +138,7 @@ def test_a_future_that_was_cancelled_is_out_of_time(abandoned):
         future = Wanted()
         task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)
         await until_waited_for([future])
-        future.cancel()
+        Future.cancel(future)
         await task
 
     with pytest.raises(DeadlineExceededError):
@@ -168,7 +174,7 @@ def test_a_task_that_nobody_holds_ends_its_wait(abandoned):
         future, ended = Wanted(), asyncio.get_running_loop().create_future()
 
         async def call():
-            ended.set_result(await wait_async(future, deadline, lambda: abandoned.append(future)))
+            ended.set_result(await wait_async(noting(future, abandoned), deadline))
 
         task = weakref.ref(asyncio.create_task(call()))
         await until_waited_for([future])
@@ -189,7 +195,7 @@ def test_a_future_that_stays_keeps_no_loop(abandoned):
     kept = weakref.ref(loop)
 
     async def begin():
-        late = wait_async(future, Deadline(0.0), lambda: abandoned.append(future))
+        late = wait_async(noting(future, abandoned), Deadline(0.0))
         with pytest.raises(DeadlineExceededError):
             await late
         task = waiting(future, Deadline(PATIENCE_SECONDS), abandoned)

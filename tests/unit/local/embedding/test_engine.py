@@ -120,7 +120,7 @@ def submit(engine, *texts, deadline=None, **options):
 def embed(engine, *texts, deadline=None, **options):
     deadline = deadline or Deadline(10)
     job = engine.submit(EmbedRequest(SPEC, texts, **options), deadline)
-    return wait(job, deadline, job.cancel)
+    return wait(job, deadline)
 
 
 def test_rows_come_back_in_order_whatever_the_batches(engine):
@@ -570,7 +570,7 @@ def test_a_cancelled_task_abandons_its_work(engine, encoder):
     async def main():
         deadline = Deadline(10)
         job = engine.submit(EmbedRequest(SPEC, ("unwanted",)), deadline)
-        task = asyncio.create_task(wait_async(job, deadline, job.cancel))
+        task = asyncio.create_task(wait_async(job, deadline))
         await asyncio.wait([task], timeout=0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -620,7 +620,7 @@ def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog)
         asyncio.get_running_loop().set_exception_handler(lambda _, seen: unhandled.append(seen))
         deadline = Deadline(10)
         job = engine.submit(EmbedRequest(SPEC, ("!error",)), deadline)
-        task = asyncio.create_task(wait_async(job, deadline, job.cancel))
+        task = asyncio.create_task(wait_async(job, deadline))
         await asyncio.wait([task], timeout=0)
         assert await asyncio.to_thread(encoder.entered.wait, 10)
         task.cancel()
@@ -628,7 +628,7 @@ def test_an_error_that_nobody_waits_for_is_not_reported(engine, encoder, caplog)
             await task
         encoder.gate.set()
         after = engine.submit(EmbedRequest(SPEC, ("after",)), deadline)
-        await wait_async(after, deadline, after.cancel)
+        await wait_async(after, deadline)
 
     asyncio.run(main())
     gc.collect()
@@ -650,7 +650,7 @@ def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engin
         submit(engine, "a")
     assert caught.value.retry_after == 30
     with pytest.raises(DeadlineExceededError):
-        wait(late, waiting, late.cancel)
+        wait(late, waiting)
     encoder.gate.set()
     assert hung.result(10).vectors.shape == (1, 2)
     assert embed(engine, "b").vectors.shape == (1, 2)
