@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -43,18 +43,32 @@ class Crowd:
 
     def put(self, source: Slice, places: Sequence[int], rows: NDArray[np.float32]) -> None:
         """Give requests their answers; see `EmbedJob.put`."""
-        lengths, cut = source.tokens.lengths, self._cut
+        lengths, jobs = source.tokens.lengths, self.members(places)
+        replies = [
+            job.reply_of_one(rows[number : number + 1], lengths[place], is_cut=place in self._cut)
+            for number, (place, job) in enumerate(zip(places, jobs, strict=True))
+        ]
         ended = []
-        for number, (place, job) in enumerate(zip(places, self.members(places), strict=True)):
-            row = rows[number : number + 1]
-            reply = job.reply_of_one(row, lengths[place], is_cut=place in cut)
+        for job, reply in zip(jobs, replies, strict=True):
             callbacks = job.settle(reply)
             if callbacks is not None:
+                job.queue = None
                 ended.append((job, callbacks))
         self._leave_all([job for job, _ in ended])
-        for job, callbacks in ended:
-            for callback in callbacks:
+        _tell_all(ended)
+
+
+def _tell_all(ended: Sequence[tuple[EmbedJob, tuple[Callable[[EmbedJob], object], ...]]]) -> None:
+    """Call all callbacks, whatever one of them does."""
+    errors = []
+    for job, callbacks in ended:
+        for callback in callbacks:
+            try:
                 callback(job)
+            except BaseException as error:  # noqa: BLE001 - the others must be told; raised below
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 Owner: TypeAlias = "EmbedJob | Crowd"  # of sequences in the window
@@ -84,13 +98,26 @@ def take_wanted(
     def has_wanted(owner: Owner) -> bool:
         return isinstance(owner, Crowd) or is_wanted(owner)
 
-    def without_leavers(share: Share[Owner, Slice]) -> Share[Owner, Slice]:
-        if not isinstance(share.owner, Crowd):
-            return share
-        return share.of(list(map(is_wanted, share.owner.members(share.places))))
-
     batch: Batch = []
     while not batch and window:  # a batch may be of a crowd that has left
         taken = window.take(token_budget, max_items, has_wanted)
-        batch = list(filter(len, map(without_leavers, taken)))
+        batch = part_of(taken, is_wanted)
     return batch
+
+
+def part_of(batch: Batch, is_wanted: Callable[[EmbedJob], bool]) -> Batch:
+    """What of a batch belongs to requests that are wanted."""
+    return list(filter(len, (_part_of(share, is_wanted) for share in batch)))
+
+
+def _part_of(
+    share: Share[Owner, Slice], is_wanted: Callable[[EmbedJob], bool]
+) -> Share[Owner, Slice]:
+    wanted = list(map(is_wanted, share.owner.members(share.places)))
+    return share.of(wanted if len(wanted) == len(share) else wanted * len(share))
+
+
+def one_by_one(batch: Batch) -> Iterator[Share[Owner, Slice]]:
+    """What each request has of a batch."""
+    for share in batch:
+        yield from share.each() if isinstance(share.owner, Crowd) else (share,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -24,31 +25,36 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[EmbedJob | None] = SimpleQueue()
-        self._first: list[EmbedJob | None] = []
+        self._jobs: deque[EmbedJob] = deque()
+        self._signals: SimpleQueue[None] = SimpleQueue()
 
     def __bool__(self) -> bool:
-        return bool(self._first) or not self._queue.empty()
+        """Whether a request has come; a nudge is none, and whoever waits for requests must know."""
+        return bool(self._jobs)
 
     def post(self, job: EmbedJob) -> None:
         """Leave a request, from any thread."""
-        self._queue.put(job)
+        self._jobs.append(job)
+        self._signals.put(None)
 
     def nudge(self) -> None:
         """Have the thread look up once, from any thread."""
-        self._queue.put(None)
+        self._signals.put(None)
 
     def wait(self) -> None:
-        """Wait until there is something to take, or for a nudge."""
-        if not self._first:
-            self._first.append(self._queue.get())
+        """Wait for a request or a nudge that came since the last look."""
+        self._signals.get()
 
     def take(self) -> list[EmbedJob]:
         """All that has come."""
-        found, self._first = self._first, []
-        while not self._queue.empty():  # only this thread takes
-            found.append(self._queue.get_nowait())
-        return [job for job in found if job is not None]
+        while (
+            not self._signals.empty()
+        ):  # only this thread takes; and first, for a request comes first
+            self._signals.get_nowait()
+        found = []
+        while self._jobs:
+            found.append(self._jobs.popleft())
+        return found
 
 
 class Intake:
@@ -107,17 +113,26 @@ class Intake:
 
     @property
     def is_short_due(self) -> bool:
-        """Whether short requests are to be tokenised by those who compute."""
-        return self._lanes_tokenize and self._is_short_due
+        """Whether those who compute are to tokenise short requests before they do anything else.
+
+        Not as long as enough is tokenised: however many come, they must get to that.
+        """
+        return self._lanes_tokenize and bool(self._short) and not self._has_enough
 
     @property
-    def _is_short_due(self) -> bool:
-        """Not as long as enough is: however many come, those who compute must get to that."""
-        return bool(self._short) and self._window.tokens < self._tokens_ahead()
+    def _has_enough(self) -> bool:
+        return self._window.tokens >= self._tokens_ahead()
 
-    def take_short(self) -> list[EmbedJob]:
-        """The short requests that one who computes is to tokenise together; they leave."""
-        return self._take_short() if self._lanes_tokenize else []
+    def take_short(self, *, has_tokenized: bool) -> list[EmbedJob]:
+        """The short requests that one who computes is to tokenise together; they leave.
+
+        Args:
+            has_tokenized: whether that one did so last. Else it does although enough is tokenised: those
+                who are behind large requests must get into the window to be fairly served.
+        """
+        if not self._lanes_tokenize or (has_tokenized and self._has_enough):
+            return []
+        return self._take_short()
 
     def take_for_thread(self) -> list[EmbedJob]:
         """What the thread is to tokenise together, of what was here or has come; it leaves."""
@@ -126,8 +141,6 @@ class Intake:
         return [*([] if self._lanes_tokenize else self._take_short()), *self._take_hungry()]
 
     def _take_short(self) -> list[EmbedJob]:
-        if not self._is_short_due:
-            return []
         taken = within(self._short, self._most_characters)
         if len(taken) == len(self._short):  # as a rule
             self._short = {}

@@ -43,6 +43,7 @@ class Lane:
         is_prepared: whether its thread has begun.
         is_busy: whether it computes a batch.
         is_waiting: whether it waits, and has not been woken.
+        has_tokenized: whether it has tokenised short requests since its last batch.
     """
 
     task: str
@@ -51,6 +52,11 @@ class Lane:
     is_prepared: bool = False
     is_busy: bool = False
     is_waiting: bool = False
+    has_tokenized: bool = False
+
+    def reset(self) -> None:
+        """Its thread has died; another one begins."""
+        self.is_prepared = self.is_busy = self.is_waiting = self.has_tokenized = False
 
     def wait(self) -> None:
         """Wait to be woken; under the lock."""
@@ -74,13 +80,17 @@ class Lanes:
     Args:
         runners: of each lane.
         lock: the engine's.
+        fills_batches: see `Scheduler`.
 
     Attributes:
         whole: the first lane.
         shares: the others.
     """
 
-    def __init__(self, runners: Sequence[Runner], lock: threading.Lock) -> None:
+    def __init__(
+        self, runners: Sequence[Runner], lock: threading.Lock, *, fills_batches: bool
+    ) -> None:
+        self._fills_batches = fills_batches
         self.whole, *self.shares = (
             Lane(f"compute-{number}", runner, threading.Condition(lock))
             for number, runner in enumerate(runners)
@@ -113,6 +123,27 @@ class Lanes:
         if waiting:
             self.wake(waiting)
         return False
+
+    def budget_of(self, lane: Lane, waiting: int, *, comes_more: bool, is_crowded: bool) -> int:
+        """How many tokens a lane takes, whose turn it is; 0: it waits for more.
+
+        Who tokenises wakes a lane; and a lane that computes takes afterwards what there is.
+
+        Args:
+            lane: it asks.
+            waiting: tokens that wait.
+            comes_more: whether more is being tokenised, or about to be.
+            is_crowded: whether many callers wait.
+        """
+        budget, idle = lane.runner.token_budget, self.num_idle
+        least = min(budget, LEAST_TOKENS, self.tokens_ahead()) if is_crowded else 0
+        if self._fills_batches and idle < len(self.shares):
+            least, comes_more = budget, comes_more or is_crowded
+        if comes_more and waiting < least:
+            return 0
+        if self._fills_batches or lane is self.whole:
+            return budget
+        return min(budget, share_of(waiting, idle, len(self.shares), is_crowded=is_crowded))
 
     def wake(self, waiting: int) -> None:
         """Wake a lane that may have a turn, while so many sequences wait."""

@@ -10,6 +10,8 @@ from hybrid_infer.local.embedding.admission import Admission
 from hybrid_infer.local.embedding.crowd import Batch
 from hybrid_infer.local.embedding.job import EmbedJob
 
+LEAVE_TOGETHER = 64  # requests; then the lock is free for whoever comes
+
 
 class Live:
     """Requests without an answer, within the bounds of a queue, until it is closed.
@@ -48,10 +50,11 @@ class Live:
 
     def leave(self, jobs: Sequence[EmbedJob]) -> None:
         """Count out requests that have their answers."""
-        with self._lock:
-            for job in jobs:
-                del self._jobs[job]
-                self._admission.release_all(job)
+        for first in range(0, len(jobs), LEAVE_TOGETHER):
+            with self._lock:
+                for job in jobs[first : first + LEAVE_TOGETHER]:
+                    del self._jobs[job]
+                    self._admission.release_all(job)
 
     def computed(self, batch: Batch, seconds: float) -> int:
         """A batch does not wait any more; its tokens."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
 from traceback import clear_frames
 
 import numpy as np
@@ -16,7 +14,7 @@ from hybrid_infer.errors import (
     InsufficientMemoryError,
     LocalEngineError,
 )
-from hybrid_infer.local.embedding.crowd import Batch, Owner
+from hybrid_infer.local.embedding.crowd import Batch, Owner, one_by_one, part_of
 from hybrid_infer.local.embedding.encoders import Encoder
 from hybrid_infer.local.embedding.lanes import set_own_threads
 from hybrid_infer.local.embedding.shares import Share
@@ -121,7 +119,7 @@ class BatchRunner:
         sound: Batch = []
         parts: list[NDArray[np.float32]] = [rows[:0]]
         stop = 0
-        for own in chain.from_iterable(map(_one_by_one, part)):
+        for own in one_by_one(part):
             start, stop = stop, stop + len(own)
             if np.isfinite(rows[start:stop]).all():
                 sound.append(own)
@@ -160,19 +158,9 @@ def _fail(share: Share[Owner, Slice], error: HybridInferError) -> None:
         job.fail(error)
 
 
-def _one_by_one(share: Share[Owner, Slice]) -> Iterator[Share[Owner, Slice]]:
-    """What each request has of a share."""
-    for _ in share.owner.members(share.places)[1:]:
-        one, share = share.split(1)
-        yield one
-    yield share
-
-
 def _unanswered(part: Batch) -> Batch:
     """What of it somebody still waits for."""
-    return [
-        share for share in part if not all(job.done() for job in share.owner.members(share.places))
-    ]
+    return part_of(part, lambda job: not job.done())
 
 
 def _num_texts(part: Batch) -> int:

@@ -17,7 +17,7 @@ from hybrid_infer.local.embedding.crowd import Batch, Crowd, LeaveAll, Owner, ta
 from hybrid_infer.local.embedding.facts import BatchFacts, first_waits
 from hybrid_infer.local.embedding.intake import Intake
 from hybrid_infer.local.embedding.job import EmbedJob
-from hybrid_infer.local.embedding.lanes import LEAST_TOKENS, Lane, Lanes, Runner, share_of
+from hybrid_infer.local.embedding.lanes import Lane, Lanes, Runner
 from hybrid_infer.local.embedding.live import Live
 from hybrid_infer.local.embedding.texts import Slice
 from hybrid_infer.local.supervision import Crew, RestartLimit, Watchdog, cause_of_death
@@ -72,10 +72,9 @@ class Scheduler:
         clock: Clock = time.monotonic,
         on_batch: Callable[[BatchFacts], None] | None = None,
     ) -> None:
-        self._tokenize, self._fills_batches = tokenize, fills_batches
-        self._on_batch, self._clock = on_batch, clock
+        self._tokenize, self._on_batch, self._clock = tokenize, on_batch, clock
         self._lock = threading.Lock()
-        self._lanes = Lanes(runners, self._lock)
+        self._lanes = Lanes(runners, self._lock, fills_batches=fills_batches)
         self._window: Window[Owner, Slice] = Window()
         self._intake = Intake(
             self._window, self._lanes.tokens_ahead, lanes_tokenize=not fills_batches
@@ -121,6 +120,8 @@ class Scheduler:
         if self._owner != os.getpid():
             # No thread survives a fork, and torch's own pool may hold a lock for ever.
             raise EngineClosedError("this engine was made before a fork; make a new client here")
+        if self._live.is_closed:
+            raise EngineClosedError("the local engine is closed")
         self._watchdog.refuse_if_stuck("batch")
         needs_thread = tokenized is None and not self._intake.is_for_lanes(job)
         self._ensure_threads(needs_thread=needs_thread)
@@ -128,6 +129,15 @@ class Scheduler:
         if self._on_batch is not None:
             job.queued_at = self._clock()
         self._live.admit(job)
+        try:
+            self._accept(job, tokenized, needs_thread=needs_thread)
+        except (
+            BaseException
+        ):  # an interrupt while it waits for the lock: nobody will ask for the job
+            job.cancel()
+            raise
+
+    def _accept(self, job: EmbedJob, tokenized: Slice | None, *, needs_thread: bool) -> None:
         if needs_thread:
             self._intake.inbox.post(job)
             return
@@ -193,7 +203,8 @@ class Scheduler:
     def _await_work(self, lane: Lane, late: list[EmbedJob]) -> tuple[list[EmbedJob], Batch]:
         """Wait for a crowd to tokenise, a batch to compute, or somebody who is late; or the end."""
         while not self._live.is_closed:
-            if crowd := self._intake.take_short():
+            if crowd := self._intake.take_short(has_tokenized=lane.has_tokenized):
+                lane.has_tokenized = True
                 return crowd, []
             if (batch := self._take(lane, late)) or late:
                 return [], batch
@@ -206,7 +217,7 @@ class Scheduler:
     def _begin(self, lane: Lane, batch: Batch) -> tuple[float, ...]:
         """Note that a lane begins a batch, which may be empty; how long its requests have waited."""
         if batch:
-            lane.is_busy = True
+            lane.is_busy, lane.has_tokenized = True, False
             self._watchdog.begin(lane.task)
         members = (job for share in batch for job in share.owner.members(share.places))
         jobs = self._busy_with[lane.task] = list(dict.fromkeys(members))
@@ -218,27 +229,18 @@ class Scheduler:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
         if not self._lanes.has_turn(lane, len(self._window)):
             return []
-        budget = self._budget(lane)
+        budget = self._lanes.budget_of(
+            lane,
+            self._window.tokens,
+            comes_more=self._intake.needs_thread or "tokenize" in self._busy_with,
+            is_crowded=self.is_crowded,
+        )
         if not budget:
             return []
         batch = take_wanted(self._window, budget, MAX_TEXTS_PER_BATCH, late)
         if self._window and lane is not self._lanes.whole:
             self._lanes.wake_share()
         return batch
-
-    def _budget(self, lane: Lane) -> int:
-        """How many tokens a lane takes, whose turn it is; 0: it waits for more."""
-        budget, waiting = lane.runner.token_budget, self._window.tokens
-        idle, lanes = self._lanes.num_idle, len(self._lanes.shares)
-        comes_more = self._intake.needs_thread or "tokenize" in self._busy_with
-        least = min(budget, LEAST_TOKENS) if self.is_crowded else 0
-        if self._fills_batches and idle < lanes:
-            least, comes_more = budget, comes_more or self.is_crowded
-        if comes_more and waiting < least:
-            return 0  # who tokenises wakes a lane; and one that computes takes afterwards what there is
-        if self._fills_batches or lane is self._lanes.whole:
-            return budget
-        return min(budget, share_of(waiting, idle, lanes, is_crowded=self.is_crowded))
 
     def _computed(self, lane: Lane, batch: Batch, waits: tuple[float, ...]) -> None:
         with self._lock:
@@ -292,7 +294,7 @@ class Scheduler:
             self._watchdog.forget(task)
             for lane in self._lanes:
                 if lane.task == task:
-                    lane.is_busy = lane.is_prepared = lane.is_waiting = False
+                    lane.reset()
             self._lanes.wake(len(self._window))
             is_spent = isinstance(error, EngineClosedError) or not self._restarts.allows_one_more()
             if is_spent or not (self._live.is_closed or self._crew.replace(task)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Generic, TypeVar
@@ -39,6 +39,11 @@ class Share(Generic[OwnerT, SourceT]):
             Share(self.owner, self.source, self.places[:count], first, sum(first)),
             Share(self.owner, self.source, self.places[count:], rest, sum(rest)),
         )
+
+    def each(self) -> Iterator[Share[OwnerT, SourceT]]:
+        """Its sequences, one by one."""
+        for number, length in enumerate(self.lengths):
+            yield Share(self.owner, self.source, self.places[number : number + 1], [length], length)
 
     def of(self, chosen: Sequence[bool]) -> Share[OwnerT, SourceT]:
         """Those of its sequences that are `chosen`."""

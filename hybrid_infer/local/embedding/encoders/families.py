@@ -117,13 +117,17 @@ class PackedEncoder:
     def _encode_recorded(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         shape, own = Shape.around(sequences), self._own
         block = own.staging(shape).put(shape, sequences)
-        pooled = own.recorder(
-            (shape, normalize),
-            block,
-            lambda block: self._pooled(shape.packed(block), normalize=normalize),
-            is_kept=True,
-        )
-        vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
+        try:
+            pooled = own.recorder(
+                (shape, normalize),
+                block,
+                lambda block: self._pooled(shape.packed(block), normalize=normalize),
+                is_kept=True,
+            )
+            vectors: NDArray[np.float32] = pooled[: len(sequences)].cpu().numpy()
+        except BaseException:
+            own.stream.synchronize()  # it may still read what the next batch will overwrite
+            raise
         return vectors
 
     def _encode_sorted(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ class Shape:
     Attributes:
         rows: tokens; those that are too many are of one more sequence.
         sequences: how many; those that are too many are empty.
-        longest: tokens of the longest sequence at most.
+        longest: tokens of the longest sequence at most, but for the one that is too many.
     """
 
     rows: int
@@ -93,11 +93,12 @@ class Staging:
     tenth of a second.
 
     Args:
-        size: int32 numbers of the largest batch.
+        size: int32 numbers that it has room for at least.
     """
 
     def __init__(self, size: int) -> None:
-        self._block = torch.zeros(max(size, LEAST_STAGED), dtype=torch.int32, pin_memory=True)
+        room = max(LEAST_STAGED, 1 << (size - 1).bit_length())  # it grows seldom
+        self._block = torch.zeros(room, dtype=torch.int32, pin_memory=True)
         self._view = self._block.numpy().data
 
     def has_room(self, shape: Shape) -> bool:

@@ -177,3 +177,36 @@ def test_those_who_have_their_answers_leave_together_before_anybody_is_told():
     BatchRunner(Encoder(), 1000, PROVENANCE).run(batch, normalize=True)
     assert left == [jobs[0], jobs[2]]
     assert told == [(jobs[1], 0), (jobs[0], 2), (jobs[2], 2)]
+
+
+def test_a_callback_that_raises_keeps_nobody_from_being_told():
+    jobs, told = [job(text) for text in "abc"], []
+    window = window_of(*jobs)
+    jobs[0].add_done_callback(lambda _: 1 / 0)
+    for one in jobs:
+        one.add_done_callback(told.append)
+    with pytest.raises(ZeroDivisionError):
+        compute(window)
+    assert told == jobs
+    assert all(one.done() for one in jobs)
+
+
+def test_a_reply_that_cannot_be_made_leaves_all_to_be_failed(monkeypatch):
+    jobs = [job(text) for text in "abc"]
+    window = window_of(*jobs)
+    monkeypatch.setattr(jobs[1].texts, "request", None)
+    with pytest.raises(AttributeError):
+        compute(window)
+    assert not any(one.done() for one in jobs)
+
+
+def test_who_has_an_answer_holds_no_queue():
+    class Queue:
+        def leave(self, job):
+            raise AssertionError(job)
+
+    jobs = [job(text) for text in "abc"]
+    for one in jobs:
+        one.queue = Queue()
+    compute(window_of(*jobs))
+    assert [one.queue for one in jobs] == [None] * 3

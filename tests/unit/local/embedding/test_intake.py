@@ -1,6 +1,7 @@
 """How requests get to whoever tokenises them."""
 
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -28,9 +29,8 @@ def test_an_inbox_keeps_the_order_and_a_nudge_is_nothing_to_take():
     inbox.post(jobs[0])
     inbox.nudge()
     inbox.wait()
-    inbox.post(jobs[1])
-    inbox.wait()  # what it has waited for is not taken yet
-    inbox.post(jobs[2])
+    for one in jobs[1:]:
+        inbox.post(one)
     assert inbox
     assert inbox.take() == jobs
     assert not inbox
@@ -55,7 +55,7 @@ def test_short_requests_are_for_lanes_or_for_the_thread(lanes_tokenize):
     assert waiting.needs_thread
     taken = waiting.take_for_thread()
     assert taken == ([long] if lanes_tokenize else [short, long])
-    assert waiting.take_short() == ([short] if lanes_tokenize else [])
+    assert waiting.take_short(has_tokenized=True) == ([short] if lanes_tokenize else [])
     assert not waiting.needs_thread
 
 
@@ -66,22 +66,42 @@ def test_as_many_short_requests_are_taken_as_one_slice_holds(lanes_tokenize, mos
     waiting, jobs = intake(lanes_tokenize=lanes_tokenize), [Job(most // 4) for _ in range(6)]
     for one in jobs:
         waiting.add(one)
-    take = waiting.take_short if lanes_tokenize else waiting.take_for_thread
+    take = partial(waiting.take_short, has_tokenized=False)
+    if not lanes_tokenize:
+        take = waiting.take_for_thread
     assert take() == jobs[:4]
     assert take() == jobs[4:]
     assert take() == []
 
 
-@pytest.mark.parametrize("lanes_tokenize", [True, False])
-def test_nothing_short_is_due_while_enough_is_tokenised(lanes_tokenize):
-    waiting = intake(lanes_tokenize=lanes_tokenize)
-    waiting.add(Job())
+def test_one_who_computes_tokenises_once_between_batches_while_enough_is_tokenised():
+    waiting, short = intake(lanes_tokenize=True), Job()
+    waiting.add(short)
     waiting._window.add("somebody", True, None, [100])
-    assert waiting.take_short() == waiting.take_for_thread() == []
     assert not waiting.is_short_due
+    assert waiting.take_short(has_tokenized=True) == []
+    assert waiting.take_short(has_tokenized=False) == [short]
+    waiting.add(short)
     waiting._window.discard("somebody")
-    assert waiting.is_short_due is lanes_tokenize
-    assert waiting.take_short() or waiting.take_for_thread()
+    assert waiting.is_short_due
+    assert waiting.take_short(has_tokenized=True) == [short]
+
+
+def test_a_thread_that_does_not_compute_tokenises_whatever_is_short():
+    waiting, short = intake(lanes_tokenize=False), Job()
+    waiting.add(short)
+    waiting._window.add("somebody", True, None, [100])
+    assert not waiting.is_short_due
+    assert waiting.take_short(has_tokenized=False) == []
+    assert waiting.take_for_thread() == [short]
+
+
+def test_a_nudge_is_no_request_that_somebody_might_wait_for():
+    waiting = intake(lanes_tokenize=False)
+    waiting.inbox.nudge()
+    assert not waiting.inbox
+    assert not waiting.needs_thread
+    assert waiting.take_for_thread() == []
 
 
 def test_who_leaves_says_whether_the_thread_had_it():

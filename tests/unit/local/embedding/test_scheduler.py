@@ -1,5 +1,6 @@
 """The scheduler alone, with requests that are only counted: who wakes whom."""
 
+import itertools
 import threading
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.errors import DeadlineExceededError, EngineClosedError
+from hybrid_infer.errors import DeadlineExceededError, EngineClosedError, OverloadedError
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.scheduler import CROWD, Scheduler
 from hybrid_infer.local.embedding.texts import Slice
@@ -213,7 +214,7 @@ def test_a_lane_that_dies_of_a_crowd_s_texts_fails_them_and_is_replaced(runner, 
 def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
     """One lane tokenises, slice by slice; the others compute what is ready meanwhile."""
     second_slice, computed = threading.Event(), threading.Event()
-    slices = []
+    slices = itertools.count(1)
 
     class Noting(Runner):
         def run(self, batch, *, normalize):
@@ -221,8 +222,7 @@ def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
             computed.set()
 
     def slowly(jobs, leave_all):
-        slices.append(len(jobs))
-        if len(slices) == 2:
+        if next(slices) == 2:
             second_slice.set()
             assert computed.wait(PATIENCE_SECONDS)  # by another lane: this one is here
         return tokenize(jobs, leave_all)
@@ -332,25 +332,70 @@ def test_who_posts_to_the_tokenising_thread_waits_for_no_lock_of_those_who_compu
     scheduler.close()
 
 
-def test_on_a_gpu_who_leaves_a_full_window_lets_the_next_be_tokenised():
-    """They are in the window until a lane looks, and nobody else would tell the tokenising thread."""
-    lanes = [Runner() for _ in range(3)]
-    scheduler = Scheduler("test", lanes, tokenize, fills_batches=True)
-    firsts = [job(2, 5), job(2, 5)]
-    for number, one in enumerate(firsts, 1):
-        scheduler.submit(one, Slice([0, 1], Tokens(NO_IDS, [5, 5])))
-        until(lambda number=number: sum(lane.entered.is_set() for lane in lanes) == number)
-    gone = job(1, scheduler._lanes.tokens_ahead())
-    scheduler.submit(gone, Slice([0], Tokens(NO_IDS, [gone.texts.size])))
-    later = job(1, 5)
-    scheduler.submit(later, None)
-    until(lambda: later in scheduler._intake._short)
-    gone.cancel()
+@pytest.mark.parametrize("fills_batches", [True, False])
+def test_a_short_request_behind_large_ones_is_soon_served(fills_batches):
+    """There is always more tokenised of the large ones than the lanes need."""
+
+    class Slow(Runner):
+        token_budget = 1024
+
+        def run(self, batch, *, normalize):
+            super().run(batch, normalize=normalize)
+            batches.append(len(batch))
+            until(lambda: is_enough_ahead() or short.done())
+
+    def is_enough_ahead():
+        return scheduler._window.tokens >= scheduler._lanes.tokens_ahead()
+
+    lanes, batches = [Slow() for _ in range(3)], []
+    scheduler = Scheduler("test", lanes, tokenize, fills_batches=fills_batches)
+    large = [job(100, 2_100) for _ in range(CROWD)]  # slices larger than what is wanted ahead
+    for one in large:
+        scheduler.submit(one, None)
+    until(is_enough_ahead)
+    short = job(1, 5)
+    scheduler.submit(short, None)
     for one in lanes:
         one.gate.set()
-    for one in (later, *firsts):
-        one.result(PATIENCE_SECONDS)
+    short.result(PATIENCE_SECONDS)
+    assert len(batches) <= 100, "of 800"
+    for one in large:
+        one.cancel()
     scheduler.close()
+
+
+def test_an_interrupt_while_a_request_is_queued_leaves_nothing_behind(scheduler, monkeypatch):
+    wake, here = scheduler._lanes.wake, threading.current_thread()
+
+    def interrupt(waiting):
+        if threading.current_thread() is here:
+            raise KeyboardInterrupt
+        wake(waiting)
+
+    monkeypatch.setattr(scheduler._lanes, "wake", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.submit(job(1, 5), None)
+    assert scheduler.is_idle
+    assert scheduler._live._admission.texts == 0
+
+
+def test_a_closed_scheduler_says_so_even_if_a_batch_does_not_end(scheduler, runner):
+    now = [0.0]
+    stuck = Scheduler("test", [runner], tokenize, clock=lambda: now[0])
+    first = job(1, 5)
+    stuck.submit(first, None)
+    assert runner.entered.wait(PATIENCE_SECONDS)
+    now[0] = 100.0
+    with pytest.raises(OverloadedError, match="stuck"):
+        stuck.submit(job(1, 5), None)
+    closing = threading.Thread(target=stuck.close)
+    closing.start()
+    with pytest.raises(EngineClosedError):
+        first.result(PATIENCE_SECONDS)
+    with pytest.raises(EngineClosedError, match="closed"):
+        stuck.submit(job(1, 5), None)
+    runner.gate.set()
+    closing.join(PATIENCE_SECONDS)
 
 
 def test_a_closed_scheduler_answers_those_that_are_on_their_way_to_be_tokenised():
