@@ -46,10 +46,8 @@ class Inbox:
         self._signals.get()
 
     def take(self) -> list[EmbedJob]:
-        """All that has come."""
-        while (
-            not self._signals.empty()
-        ):  # only this thread takes; and first, for a request comes first
+        """All that has come. Signals go first: that of a request that comes meanwhile must stay."""
+        while not self._signals.empty():  # only this thread takes
             self._signals.get_nowait()
         found = []
         while self._jobs:

@@ -131,9 +131,7 @@ class Scheduler:
         self._live.admit(job)
         try:
             self._accept(job, tokenized, needs_thread=needs_thread)
-        except (
-            BaseException
-        ):  # an interrupt while it waits for the lock: nobody will ask for the job
+        except BaseException:  # an interrupt at the lock: nobody will ask for the job
             job.cancel()
             raise
 
