@@ -40,6 +40,29 @@ def test_the_first_end_counts(first, second):
     assert outcome(answer) == EXPECTED[first]
 
 
+def test_who_settles_it_has_to_tell_those_who_wait():
+    answer, told = Answer(), []
+    answer.add_done_callback(told.append)
+    assert answer.settle(1) == (told.append,)
+    assert told == []
+    assert answer.result(0) == 1
+    assert answer.settle(2) is None
+    assert not answer.cancel()
+    assert answer.result(0) == 1
+
+
+def test_it_has_left_before_anybody_is_told():
+    class Waits(Answer):
+        def _leave(self):
+            order.append("left")
+
+    order, answer = [], Waits()
+    answer.add_done_callback(lambda _: order.append("told"))
+    assert answer.give(1)
+    assert not answer.give(2)
+    assert order == ["left", "told"]
+
+
 @pytest.mark.parametrize("end", ENDINGS)
 def test_all_who_wait_are_woken(end):
     answer, entered = Answer(), threading.Barrier(9)
