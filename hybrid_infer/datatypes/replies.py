@@ -24,11 +24,12 @@ class Provenance:
     quantization: str | None = None
 
 
-@dataclass(
-    slots=True, eq=False
-)  # not frozen: there are as many as calls, and that takes thrice as long
+@dataclass(slots=True, eq=False)
 class EmbedReply:
-    """Vectors, float32 ``(n, dim)``, C-contiguous, checked for shape and finiteness."""
+    """Vectors, float32 ``(n, dim)``, C-contiguous, checked for shape and finiteness.
+
+    Not frozen: there are as many as calls, and making one would take thrice as long.
+    """
 
     vectors: NDArray[np.float32]
     prompt_tokens: int | None

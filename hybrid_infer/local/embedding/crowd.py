@@ -25,14 +25,13 @@ class Crowd:
 
     Args:
         jobs: the requests, in order of arrival; all with the same `normalize`.
-        cut: whose text was cut.
         leave_all: has requests that have just got their answers leave the queue, before they are told.
     """
 
-    __slots__ = ("_cut", "_jobs", "_leave_all", "normalize")
+    __slots__ = ("_jobs", "_leave_all", "normalize")
 
-    def __init__(self, jobs: Sequence[EmbedJob], cut: Sequence[int], leave_all: LeaveAll) -> None:
-        self._jobs, self._cut, self._leave_all = jobs, frozenset(cut), leave_all
+    def __init__(self, jobs: Sequence[EmbedJob], leave_all: LeaveAll) -> None:
+        self._jobs, self._leave_all = jobs, leave_all
         self.normalize = jobs[0].normalize
 
     def members(self, places: Sequence[int]) -> Sequence[EmbedJob]:
@@ -45,7 +44,7 @@ class Crowd:
         """Give requests their answers; see `EmbedJob.put`."""
         lengths, jobs = source.tokens.lengths, self.members(places)
         replies = [
-            job.reply_of_one(rows[number : number + 1], lengths[place], is_cut=place in self._cut)
+            job.reply_of_one(rows[number : number + 1], lengths[place])
             for number, (place, job) in enumerate(zip(places, jobs, strict=True))
         ]
         ended = []

@@ -50,13 +50,13 @@ def _tokenize_crowd(
     try:
         tokens, cut = tokenizer([job.texts.request.texts[0] for job in jobs])
     except Exception:  # noqa: BLE001 - whichever text it is, it must fail its own request alone
-        return [done for job in jobs for done in _tokenize_others(tokenizer, [job])]
+        return _tokenize_each(tokenizer, jobs)
     for place in cut:
         try:
             jobs[place].texts.note_cut([0], tokenizer.max_seq_length)
         except HybridInferError as error:
             jobs[place].fail(error)  # what is no more wanted is not computed
-    return [(Crowd(jobs, cut, leave_all), Slice(range(len(jobs)), tokens))]
+    return [(Crowd(jobs, leave_all), Slice(range(len(jobs)), tokens))]
 
 
 def _tokenize_others(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[Owner, Slice]]:
@@ -66,7 +66,7 @@ def _tokenize_others(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tup
         tokenized = tokenizer([text for part in slices for text in part])
     except Exception as error:  # noqa: BLE001 - translated as every fault of the tokenizer
         if len(jobs) > 1:
-            return [done for job in jobs for done in _tokenize_others(tokenizer, [job])]
+            return _tokenize_each(tokenizer, jobs)
         jobs[0].fail(as_local_error("tokenising", error))
         return []
     counts = list(map(len, slices))
@@ -81,3 +81,8 @@ def _tokenize_others(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tup
         except HybridInferError as error:
             job.fail(error)
     return done
+
+
+def _tokenize_each(tokenizer: Tokenizer, jobs: Sequence[EmbedJob]) -> list[tuple[Owner, Slice]]:
+    """As `_tokenize_others`, one by one, so that only that job fails which it fails for."""
+    return [done for job in jobs for done in _tokenize_others(tokenizer, [job])]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
 from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.crowd import Owner
-from hybrid_infer.local.embedding.job import EmbedJob, within
+from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.texts import (
     CHARACTERS_PER_SLICE,
     MOST_CHARACTERS_PER_SLICE,
@@ -139,7 +139,7 @@ class Intake:
         return [*([] if self._lanes_tokenize else self._take_short()), *self._take_hungry()]
 
     def _take_short(self) -> list[EmbedJob]:
-        taken = within(self._short, self._most_characters)
+        taken = _within(self._short, self._most_characters)
         if len(taken) == len(self._short):  # as a rule
             self._short = {}
         else:
@@ -153,7 +153,19 @@ class Intake:
             return []
         ahead = self._tokens_ahead() // len(self._long)
         hungry = (job for job in self._long if self._window.tokens_of(job) <= ahead)
-        taken = within(hungry, CHARACTERS_PER_SLICE)
+        taken = _within(hungry, CHARACTERS_PER_SLICE)
         for job in taken:
             del self._long[job]
         return taken
+
+
+def _within(jobs: Iterable[EmbedJob], most_characters: int) -> list[EmbedJob]:
+    """The first of `jobs`, and those that follow as long as all their texts are one slice."""
+    found: list[EmbedJob] = []
+    characters = 0
+    for job in jobs:
+        characters += job.texts.num_characters
+        if found and characters > most_characters:
+            break
+        found.append(job)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -104,32 +104,16 @@ class EmbedJob(Answer[EmbedReply]):
                 return
         self.give(self.texts.reply(self._vectors, self._provenance))
 
-    def reply_of_one(
-        self, row: NDArray[np.float32], num_tokens: int, *, is_cut: bool
-    ) -> EmbedReply:
+    def reply_of_one(self, row: NDArray[np.float32], num_tokens: int) -> EmbedReply:
         """The answer to a request of one text that was tokenised with others.
 
         Args:
             row: its row, ``(1, dim)``; copied, for the batch's are many more.
             num_tokens: what its text has become.
-            is_cut: whether the text was cut for that.
         """
-        num_cut = 1 if is_cut else len(self.texts.request.cut_texts)
-        return EmbedReply(row.copy(), num_tokens, num_cut, self._provenance)
+        return self.texts.reply(row.copy(), self._provenance, num_tokens)
 
     def _leave(self) -> None:
         queue, self.queue = self.queue, None  # who keeps an error keeps the job, but not the engine
         if queue is not None:
             queue.leave(self)
-
-
-def within(jobs: Iterable[EmbedJob], most_characters: int) -> list[EmbedJob]:
-    """The first of `jobs`, and those that follow as long as all their texts are one slice."""
-    found: list[EmbedJob] = []
-    characters = 0
-    for job in jobs:
-        characters += job.texts.num_characters
-        if found and characters > most_characters:
-            break
-        found.append(job)
-    return found

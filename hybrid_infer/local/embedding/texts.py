@@ -173,12 +173,18 @@ class RequestTexts:
 
     # Answering -------------------------------------------------------------------------------
 
-    def reply(self, vectors: NDArray[np.float32], provenance: Provenance) -> EmbedReply:
+    def reply(
+        self,
+        vectors: NDArray[np.float32],
+        provenance: Provenance,
+        prompt_tokens: int | None = None,
+    ) -> EmbedReply:
         """The answer.
 
         Args:
             vectors: a row for each sequence, ``(sequences, dim)``.
             provenance: what to say of the weights.
+            prompt_tokens: of all texts; None: those of `take_tokens`.
         """
         if len(self._texts) < self.num_texts:
             rows = new_vectors(self.num_texts, vectors.shape[1])
@@ -187,7 +193,9 @@ class RequestTexts:
         if self._cut:
             cut = {index for index, number in enumerate(self._numbers) if number in self._cut}
             num_cut = len(cut | self.request.cut_texts)
-        return EmbedReply(vectors, self._prompt_tokens, num_cut, provenance)
+        if prompt_tokens is None:
+            prompt_tokens = self._prompt_tokens
+        return EmbedReply(vectors, prompt_tokens, num_cut, provenance)
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[int]]:
