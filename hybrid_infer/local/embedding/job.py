@@ -94,11 +94,12 @@ class EmbedJob(Answer[EmbedReply]):
             self.give(self.texts.reply(rows.copy(), self._provenance))  # the batch's are many more
             return
         indices = [source.indices[place] for place in places]
-        with self._lock:  # several lanes put rows
+        with self._lock:  # several lanes put rows, each its own
             if self._vectors is None:
                 self._left = self.texts.num_sequences
                 self._vectors = new_vectors(self._left, rows.shape[1])
-            self._vectors[indices] = rows
+        self._vectors[indices] = rows
+        with self._lock:
             self._left -= len(indices)
             if self._left:
                 return

@@ -77,12 +77,11 @@ class Tokens(Sequence["NDArray[np.int32]"]):
             return Tokens(self.ids[start : start + sum(lengths)], lengths)
         if len(places) == 1:
             return Tokens.of([self[places[0]]])
-        every = np.array(self.lengths)
-        starts = (every.cumsum() - every)[places]
-        taken = every[places]
-        stops = taken.cumsum()
+        # To index by a list would take numpy thrice as long as all of this.
+        chosen, every = np.array(places, np.intp), np.array(self.lengths)
+        taken = every[chosen]
         # What must be added to a token's place in the result for its place here.
-        found = np.repeat(starts - stops + taken, taken)
+        found = (every.cumsum()[chosen] - taken.cumsum()).repeat(taken)
         found += np.arange(len(found))
         return Tokens(self.ids[found], taken.tolist())
 

@@ -202,7 +202,7 @@ GGUF = {"q4.gguf": b"4"}
         "chat: {a: {repo: org/name, revision: OTHER}}",
         "chat: {a: {repo: org/name}}",  # main, and the bundle says that it is a commit
         "chat: {a: {repo: org/name, revision: COMMIT, gguf: q8.gguf}}",
-        "chat: {a: {repo: org/name, revision: COMMIT, gguf: /root/q4.gguf}}",
+        "chat: {a: {repo: org/name, revision: COMMIT, gguf: /models/q4.gguf}}",
         "chat: {a: {repo: org/name, revision: COMMIT, gguf: 'hf://org/other/q4.gguf'}}",
         "embeddings: {a: {dim: 3}}",
         "chat: &a {a: {repo: !!python/name:os.system x}}",
