@@ -1,11 +1,14 @@
 """A budget that holds one model: the remote goes on serving while the other one is loaded."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 
 from hybrid_infer import HybridClient, Settings
 from hybrid_infer.events import ModelUnloaded
+from hybrid_infer.local.embedding import encoders
 from hybrid_infer.local.generation import decoders
 from hybrid_infer.settings import MemorySettings
 from hybrid_infer.testing import FakeRemote
@@ -56,3 +59,23 @@ def test_the_remote_serves_while_one_model_leaves_for_another(slow_loads):
         answer = client.chat_completion("Hello", model="small", max_tokens=3, route="local")
         assert answer.route.backend == "local"
         assert client.status()["local"]["chat/default"]["state"] == "cold"
+
+
+def test_a_model_leaves_memory_although_the_application_has_frozen_what_it_had_loaded(monkeypatch):
+    known, load = [], encoders.load_encoder
+
+    def noted(*arguments):
+        encoder = load(*arguments)
+        known.append(weakref.ref(encoder))
+        return encoder
+
+    monkeypatch.setattr(encoders, "load_encoder", noted)
+    with HybridClient(profile="tiny", policy="local-only") as client:
+        client.embed("Hello", "embeddings/small")
+        gc.freeze()
+        try:
+            client.unload("embeddings/small")
+            (encoder,) = known
+            assert encoder() is None
+        finally:
+            gc.unfreeze()
