@@ -13,7 +13,6 @@ import ast
 import contextlib
 import ctypes
 import importlib.util
-import json
 import os
 import statistics
 import subprocess
@@ -22,7 +21,6 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,15 +36,13 @@ except ImportError:
     os.execv(python, [python, *sys.argv])  # noqa: S606 - this script, in the environment just made
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _embedders import EMBEDDERS, FOLDERS, PACKAGES, QUERY, export  # noqa: E402 - behind the above
 from _peer import Peer, in_turn, serve  # noqa: E402 - behind the above
 from _report import Table, machine, weights_folder, write_section  # noqa: E402 - behind the above
+from _seeded import seeded_t5  # noqa: E402 - behind the above
 
-PACKAGES = ("torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
-QUERY = "How do I reset my password?"
 CALLERS = 64
 SOAK_BATCH_TEXTS = 600  # more short texts than one batch holds
-FOLDERS = {"small": "all-MiniLM-L6-v2", "default": "all-mpnet-base-v2"}
-T5_LAYERS = 4  # of the 24 that sentence-t5-large has; all are alike
 
 
 # Texts -------------------------------------------------------------------------------------------
@@ -64,209 +60,7 @@ def docstrings() -> list[str]:
     return found
 
 
-# Peers: each serves commands in a process of its own -----------------------------------------------
-
-
-class Ours:
-    """The engine, loaded as the library loads it: on a thread that then ends."""
-
-    def __init__(self, folder: Path, dtype: str, device: str = "cpu") -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        from hybrid_infer.datatypes.deadline import Deadline
-        from hybrid_infer.datatypes.models import ModelSpec
-        from hybrid_infer.datatypes.replies import Provenance
-        from hybrid_infer.datatypes.requests import EmbedRequest
-        from hybrid_infer.local.embedding.encoders import load_encoder
-        from hybrid_infer.local.embedding.engine import EmbeddingEngine
-        from hybrid_infer.local.embedding.lanes import lane_threads
-        from hybrid_infer.local.embedding.sizing import auto_token_budget
-        from hybrid_infer.local.embedding.tokenizing import TextTokenizer
-        from hybrid_infer.local.hardware import hardware
-        from hybrid_infer.local.placement import VALUE_BYTES, Placement
-        from hybrid_infer.snapshots.facts import snapshot_facts
-
-        self._request, self._deadline = EmbedRequest, Deadline
-        facts = snapshot_facts(folder)
-        self.tokenizer = TextTokenizer(folder, facts.max_seq_length, facts.prompt)
-        with ThreadPoolExecutor(1) as loader:
-            placement = Placement(device, dtype)
-            self.encoder = loader.submit(load_encoder, folder, facts, placement).result()
-        self.spec = ModelSpec("embeddings", folder.name, folder.name, None)
-        token_budget = auto_token_budget(
-            device, hardware(device).available_bytes, facts.dim or 1, VALUE_BYTES[dtype]
-        )
-        self.engine = EmbeddingEngine(
-            self.encoder,
-            self.tokenizer,
-            Provenance(folder.name, None, verified=False, dtype=dtype),
-            token_budget,
-            lane_threads=lane_threads(device, token_budget),
-        )
-
-    def embed(self, texts: list[str]) -> Any:
-        """Vectors of `texts`."""
-        request = self._request(self.spec, tuple(texts))
-        return self.engine.embed(request, self._deadline(3600)).vectors
-
-
-class Bare(Ours):
-    """The encoder's forward pass alone, in a loop on the main thread."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        super().__init__(folder, dtype)
-        self._ids = self.tokenizer([QUERY]).ids
-
-    def embed(self, texts: list[str]) -> Any:  # noqa: ARG002 - as every peer
-        """The vector of the query, whatever is asked."""
-        return self.encoder.encode(self._ids, normalize=True)
-
-
-class SentenceTransformers:
-    """sentence-transformers with its defaults, but for the dtype."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        self._model = SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}
-        )
-
-    def embed(self, texts: list[str]) -> Any:
-        """Vectors of `texts`."""
-        return np.asarray(self._model.encode(texts, show_progress_bar=False))
-
-
-class Bound:
-    """The matrix products of the model's layers, and nothing else, in the fastest form at hand."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        import torch
-
-        from hybrid_infer.local.embedding.sizing import CPU_TOKENS
-        from hybrid_infer.local.weights import Linear
-
-        config = json.loads((folder / "config.json").read_bytes())
-        wide = config.get("intermediate_size", config.get("d_ff"))
-        width = config.get("hidden_size", config.get("d_model"))
-        self._num_layers = config.get("num_hidden_layers", config.get("num_layers"))
-        self.rows = CPU_TOKENS
-        kind = getattr(torch, dtype)
-        shapes = ((3 * width, width), (width, width), (wide, width), (width, wide))
-        with torch.inference_mode():
-            self._layers = [
-                (
-                    Linear(torch.randn(shape).to(kind), None),
-                    torch.randn(self.rows, shape[1]).to(kind),
-                )
-                for shape in shapes
-            ]
-
-    def embed(self, texts: list[str]) -> Any:  # noqa: ARG002 - as every peer
-        """Multiply one batch through all layers."""
-        for _ in range(self._num_layers):
-            for linear, x in self._layers:
-                linear(x)
-
-
-class OnnxPeer:
-    """An exported model in batches of 32 texts of similar lengths, as sentence-transformers makes."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(256)
-        self._tokenizer.enable_padding()
-        self._run = self.compiled(str(folder / "model.onnx"), dtype)
-
-    def compiled(self, file: str, dtype: str) -> Callable[[dict[str, Any]], Any]:
-        """The model, ready to run."""
-        raise NotImplementedError
-
-    def embed(self, texts: list[str]) -> Any:
-        """Vectors of `texts`."""
-        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        vectors = np.empty((len(texts), 384), np.float32)
-        for start in range(0, len(order), 32):
-            part = order[start : start + 32]
-            encodings = self._tokenizer.encode_batch([texts[index] for index in part])
-            mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-            ids = np.array([encoding.ids for encoding in encodings], np.int64)
-            hidden = self._run({"input_ids": ids, "attention_mask": mask})
-            pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
-            vectors[part] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-        return vectors
-
-
-class OpenVino(OnnxPeer):
-    """OpenVINO on the CPU, tuned for throughput within a batch."""
-
-    def compiled(self, file: str, dtype: str) -> Callable[[dict[str, Any]], Any]:
-        """See `OnnxPeer.compiled`."""
-        import openvino
-
-        hint = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-        model = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        return lambda inputs: model(inputs)[0]
-
-
-class OnnxRuntime(OnnxPeer):
-    """onnxruntime on the CPU; it has no bfloat16 there."""
-
-    def compiled(self, file: str, dtype: str) -> Callable[[dict[str, Any]], Any]:  # noqa: ARG002 - as every peer
-        """See `OnnxPeer.compiled`."""
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        return lambda inputs: session.run(None, inputs)[0]
-
-
-PEERS = {
-    "ours": Ours,
-    "bare": Bare,
-    "st": SentenceTransformers,
-    "bound": Bound,
-    "openvino": OpenVino,
-    "onnxruntime": OnnxRuntime,
-}
-
-
-def export(folder: Path, target: Path) -> None:
-    """Write `target`/model.onnx and the tokenizer beside it."""
-    import shutil
-    import warnings
-
-    import torch
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-
-    class Hidden(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids: Any, mask: Any) -> Any:
-            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-
-    ids = torch.randint(5, 1000, (2, 12))
-    names = ["input_ids", "attention_mask"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Hidden(),
-            (ids, torch.ones_like(ids)),
-            str(target / "model.onnx"),
-            input_names=names,
-            output_names=["hidden"],
-            dynamic_axes={name: {0: "texts", 1: "tokens"} for name in [*names, "hidden"]},
-            opset_version=17,
-            dynamo=False,
-        )
-    shutil.copy(folder / "tokenizer.json", target)
+# What each contender does in its own process -----------------------------------------------------
 
 
 def call(peer: Any, texts: list[str], callers: int) -> dict[str, float]:
@@ -353,7 +147,7 @@ def cut_giants(peer: Any) -> dict[str, float]:
 
 def serve_peer(kind: str, folder: str, dtype: str) -> None:
     """Load a peer and answer commands."""
-    peer = PEERS[kind](Path(folder), dtype)
+    peer = EMBEDDERS[kind](Path(folder), dtype)
     if kind != "bound":
         peer.embed([QUERY])
     loaded = resident_mb()
@@ -531,6 +325,41 @@ def concurrent(table: Table, folder: Path, texts: list[str], repeats: int) -> di
     return rates
 
 
+def infinity(
+    table: Table, folder: Path, texts: list[str], repeats: int, python: str | None
+) -> None:
+    """64 callers of ours beside 64 of infinity, where `python` has it; a short part of the texts."""
+    name, target = f"small, {CALLERS} callers, against infinity in bfloat16", "≥ 10 x"
+    probe = [python, "-c", "import infinity_emb"]
+    if python is None or subprocess.run(probe, capture_output=True, check=False).returncode:
+        table.add(name, target, "not installed here")
+        return
+    few = texts[: 4 * CALLERS]
+    peers = {
+        "ours": start("ours", folder, "bfloat16"),
+        "infinity": start("infinity", folder, "bfloat16", python),
+    }
+    seconds = in_turn(
+        {
+            who: partial(peer.seconds, "callers", texts=few, callers=CALLERS)
+            for who, peer in peers.items()
+        }
+        | {"bulk": partial(peers["infinity"].seconds, "bulk", texts=few)},
+        repeats,
+    )
+    rates = {who: len(few) / taken for who, taken in seconds.items()}
+    times = rates["ours"] / rates["infinity"]
+    table.add(
+        name,
+        target,
+        f"{rates['infinity']:.0f} texts/s there (in bulk {rates['bulk']:.0f}), "
+        f"{rates['ours']:.0f} here, {times:.1f} x",
+        good=times >= 10,  # noqa: PLR2004 - the target
+    )
+    for peer in peers.values():
+        peer.stop()
+
+
 def single(table: Table, folder: Path, repeats: int) -> None:
     """One caller, one short text, idle engine, beside the bare forward pass of that text."""
     for dtype in ("bfloat16", "float32"):
@@ -622,54 +451,6 @@ def memory(table: Table, folder: Path, texts: list[str]) -> None:
     peer.stop()
 
 
-def seeded_t5(folder: Path) -> Path:
-    """A snapshot with sentence-t5-large's widths, fewer layers, and seeded weights."""
-    import shutil
-
-    from safetensors.numpy import load_file, save_file
-
-    from hybrid_infer.registry import load_registry
-    from hybrid_infer.snapshots.resolve import find_snapshot
-
-    tiny = find_snapshot(load_registry(profile="tiny").resolve("embeddings", "large"))
-    shutil.copytree(tiny, folder, symlinks=False)
-    config = json.loads((tiny / "config.json").read_bytes())
-    old = {name: config[name] for name in ("d_model", "d_ff", "num_layers")}
-    old |= {"inner": config["num_heads"] * config["d_kv"], "heads": config["num_heads"]}
-    config |= {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "d_kv": 64}
-    config["num_layers"] = T5_LAYERS
-    (folder / "config.json").write_text(json.dumps(config))
-    random = np.random.default_rng(0)
-
-    def seeded(*shape: int) -> Any:
-        return (random.standard_normal(shape) * 0.03).astype(np.float32)
-
-    words = load_file(tiny / "model.safetensors")["shared.weight"].shape[0]
-    tensors = {"shared.weight": seeded(words, 1024)}
-    for number in range(T5_LAYERS):
-        block = f"encoder.block.{number}.layer"
-        for name in "qkvo":
-            tensors[f"{block}.0.SelfAttention.{name}.weight"] = seeded(1024, 1024)
-        tensors[f"{block}.1.DenseReluDense.wi.weight"] = seeded(4096, 1024)
-        tensors[f"{block}.1.DenseReluDense.wo.weight"] = seeded(1024, 4096)
-        for part in (0, 1):
-            tensors[f"{block}.{part}.layer_norm.weight"] = np.ones(1024, np.float32)
-    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    tensors[bias] = seeded(32, 16)
-    tensors["encoder.final_layer_norm.weight"] = np.ones(1024, np.float32)
-    save_file(tensors, folder / "model.safetensors")
-    for dense in folder.glob("*_Dense"):
-        stated = json.loads((dense / "config.json").read_bytes()) | {"in_features": 1024}
-        (dense / "config.json").write_text(json.dumps(stated))
-        save_file(
-            {"linear.weight": seeded(stated["out_features"], 1024)}, dense / "model.safetensors"
-        )
-    for pooling in folder.glob("*_Pooling"):
-        text = (pooling / "config.json").read_text(encoding="utf-8")
-        (pooling / "config.json").write_text(text.replace(f": {old['d_model']}", ": 1024"))
-    return folder
-
-
 # Reporting -----------------------------------------------------------------------------------------
 
 
@@ -712,6 +493,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--weights", help="folder of the real weights")
     parser.add_argument("--peers-python", help="an interpreter with openvino or onnxruntime")
+    parser.add_argument("--infinity-python", help="an interpreter with infinity-emb")
     parser.add_argument("--dry", action="store_true", help="print only, write nothing")
     options = parser.parse_args()
     texts = options.file.read_text(encoding="utf-8").splitlines() if options.file else docstrings()
@@ -732,6 +514,7 @@ def main() -> None:
         )
     exported(table, small, texts, options.repeats, options.peers_python)
     calls = concurrent(table, small, texts, options.repeats)
+    infinity(table, small, texts, options.repeats, options.infinity_python)
     single(table, small, options.repeats)
     giants(table, small)
     cold_start(table, small, options.repeats)

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _embedders import FOLDERS, PACKAGES, Ours
 from _peer import Peer, in_turn, serve
 from _report import Table, machine, weights_folder, write_section
-from bench_embed import FOLDERS, PACKAGES, Ours
 
 CALLERS = 1_000
 COPIES = 32  # of each docstring, each with a number in front
