@@ -19,9 +19,7 @@ SUFFIX = ".zst"
 MAX_RATIO = 64
 _SPARE_BYTES = 16 * 1024 * 1024
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_WINDOW_LOG = (
-    27  # at most 128 MiB are held to unpack; `zstd` itself asks for more only with --ultra
-)
+_WINDOW_LOG = 27  # at most 128 MiB are held to unpack; `zstd` asks for more only with --ultra
 _PIECE_BYTES = 1024 * 1024
 
 

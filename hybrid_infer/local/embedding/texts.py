@@ -25,9 +25,7 @@ TEXTS_PER_SLICE = 1024
 CHARACTERS_PER_SLICE = 32_768  # of a request's first
 MOST_CHARACTERS_PER_SLICE = 8 * CHARACTERS_PER_SLICE
 CHARACTERS_PER_TOKEN = 4  # of English text; only how full the queue is depends on it
-MOST_SORTED = (
-    32_767  # characters: numpy sorts numbers of sixteen bits by counting; few texts are longer
-)
+MOST_SORTED = 32_767  # characters; numpy sorts sixteen bits by counting, and few texts are longer
 NONE_CUT: frozenset[int] = frozenset()  # one for all: there are as many requests as callers
 
 

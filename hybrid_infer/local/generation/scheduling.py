@@ -16,9 +16,8 @@ from typing import Generic, TypeVar
 from hybrid_infer.errors import InsufficientMemoryError, OverloadedError
 
 SHORTEST_EXTENT = 256
-MIN_PREFILL_TOKENS = (
-    32  # of a piece: as many cost about as much as one, for the weights are read anyway
-)
+# Of a piece: as many cost about as much as one, for the weights are read anyway.
+MIN_PREFILL_TOKENS = 32
 MIN_RETRY_SECONDS = 0.1
 FIRST_TOKENS_PER_SECOND = 20.0  # until the first step has been measured
 SMOOTHING = 0.1

@@ -169,7 +169,5 @@ class _Own:
         """From where the GPU reads batches of this shape."""
         if self._staging is None or not self._staging.has_room(shape):
             self._staging = Staging(shape.size)
-            self.recorder = Recorder(
-                self._device
-            )  # what is recorded reads from where the last one is
+            self.recorder = Recorder(self._device)  # recordings read from where the last one is
         return self._staging

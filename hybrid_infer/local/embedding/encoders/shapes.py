@@ -14,9 +14,8 @@ from hybrid_infer.local.embedding.tokens import Tokens
 
 LEAST_ROWS = 64  # of a recording: fewer take a GPU no less time
 SIZES = 4  # for each power of two
-ROWS_PER_SEQUENCE = (
-    32  # a recording has room for sequences of so many, and more if they are shorter
-)
+# A recording has room for sequences of so many, and for more if it has to.
+ROWS_PER_SEQUENCE = 32
 LEAST_LONGEST = 256  # a longer span costs the attention kernel some blocks that end at once
 LEAST_STAGED = 1 << 18  # of int32
 
