@@ -29,25 +29,18 @@ class Ours:
         from hybrid_infer.datatypes.models import ModelSpec
         from hybrid_infer.datatypes.replies import Provenance
         from hybrid_infer.datatypes.requests import EmbedRequest
-        from hybrid_infer.local.embedding.encoders import load_encoder
         from hybrid_infer.local.embedding.engine import EmbeddingEngine
         from hybrid_infer.local.embedding.lanes import lane_threads
-        from hybrid_infer.local.embedding.sizing import auto_token_budget
         from hybrid_infer.local.embedding.tokenizing import TextTokenizer
-        from hybrid_infer.local.hardware import hardware
-        from hybrid_infer.local.placement import VALUE_BYTES, Placement
         from hybrid_infer.snapshots.facts import snapshot_facts
 
         self._request, self._deadline = EmbedRequest, Deadline
         facts = snapshot_facts(folder)
         self.tokenizer = TextTokenizer(folder, facts.max_seq_length, facts.prompt)
         with ThreadPoolExecutor(1) as loader:
-            placement = Placement(device, dtype)
-            self.encoder = loader.submit(load_encoder, folder, facts, placement).result()
+            self.encoder = loader.submit(self.load, folder, facts, dtype, device).result()
         self.spec = ModelSpec("embeddings", folder.name, folder.name, None)
-        token_budget = auto_token_budget(
-            device, hardware(device).available_bytes, facts.dim or 1, VALUE_BYTES[dtype]
-        )
+        token_budget = self.token_budget(facts, dtype, device)
         self.engine = EmbeddingEngine(
             self.encoder,
             self.tokenizer,
@@ -55,6 +48,22 @@ class Ours:
             token_budget,
             lane_threads=lane_threads(device, token_budget),
         )
+
+    def load(self, folder: Path, facts: Any, dtype: str, device: str) -> Any:
+        """The encoder."""
+        from hybrid_infer.local.embedding.encoders import load_encoder
+        from hybrid_infer.local.placement import Placement
+
+        return load_encoder(folder, facts, Placement(device, dtype))
+
+    def token_budget(self, facts: Any, dtype: str, device: str) -> int:
+        """Tokens that are computed together, as the library finds them."""
+        from hybrid_infer.local.embedding.sizing import auto_token_budget
+        from hybrid_infer.local.hardware import hardware
+        from hybrid_infer.local.placement import VALUE_BYTES
+
+        free = hardware(device).available_bytes
+        return auto_token_budget(device, free, facts.dim or 1, VALUE_BYTES[dtype])
 
     def embed(self, texts: list[str]) -> Any:
         """Vectors of `texts`."""

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ BATCH_SIZES = (32, 128, 512, 2048)
 WARM_UPS = 6  # rounds of callers: a batch's size must have come thrice before it is recorded
 
 
+@cache
 def texts() -> list[str]:
     """The docstrings of the standard library and its packages, none twice."""
     found: dict[str, None] = {}
@@ -53,7 +54,7 @@ class OnGpu(Ours):
 
     def bulk(self, save: str | None = None, few: int | None = None) -> None:
         """All texts in one call."""
-        vectors = self.embed(TEXTS[:few])
+        vectors = self.embed(texts()[:few])
         if save:
             np.save(save, vectors)
 
@@ -71,7 +72,7 @@ class OnGpu(Ours):
         """The same callers, all answered at once by each turn of the loop: no engine can be faster."""
         from hybrid_infer.datatypes.replies import EmbedReply
 
-        rows = np.zeros((number, self.embed(TEXTS[:1]).shape[1]), np.float32)
+        rows = np.zeros((number, self.embed(texts()[:1]).shape[1]), np.float32)
         waiting: list[asyncio.Future[EmbedReply]] = []
 
         def answer_all() -> None:
@@ -93,14 +94,14 @@ class OnGpu(Ours):
         from hybrid_infer.datatypes.requests import EmbedRequest
 
         async def run(first: int) -> None:
-            for text in TEXTS[first : len(TEXTS) // PARTS : number]:
+            for text in texts()[first : len(texts()) // PARTS : number]:
                 await answer(EmbedRequest(self.spec, (text,)), Deadline(600))
 
         await asyncio.gather(*map(run, range(number)))
 
     def tokens(self) -> dict[str, Any]:
         """How many tokens the texts have."""
-        return {"tokens": sum(map(len, self.tokenizer(TEXTS).ids))}
+        return {"tokens": sum(map(len, self.tokenizer(texts()).ids))}
 
 
 class SentenceTransformers:
@@ -118,7 +119,7 @@ class SentenceTransformers:
 
     def bulk(self, save: str | None = None, few: int | None = None, batch_size: int = 32) -> None:
         """All texts in one call."""
-        vectors = self._model.encode(TEXTS[:few], batch_size=batch_size, show_progress_bar=False)
+        vectors = self._model.encode(texts()[:few], batch_size=batch_size, show_progress_bar=False)
         if save:
             np.save(save, np.asarray(vectors))
 
@@ -185,7 +186,7 @@ def measure(table: Table, folder: Path, device: str, repeats: int, num_lanes: st
         "best": Peer(__file__, "theirs", str(folder), "bfloat16", device, ""),
     }
     tokens = peers["ours"].ask("tokens")["tokens"]
-    few, part = len(TEXTS) // COPIES, len(TEXTS) // PARTS
+    few, part = len(texts()) // COPIES, len(texts()) // PARTS
     batch_size = tuned(peers["best"], few)
     with tempfile.TemporaryDirectory() as results:
         for name, peer in peers.items():
@@ -203,7 +204,7 @@ def measure(table: Table, folder: Path, device: str, repeats: int, num_lanes: st
         },
         repeats,
     )
-    counts = {"ours": len(TEXTS), "default": few, "best": part, "callers": part, "bound": part}
+    counts = {"ours": len(texts()), "default": few, "best": part, "callers": part, "bound": part}
     rates = {name: counts[name] / seconds for name, seconds in taken.items()}
     worst = float((vectors["ours"] * vectors["default"]).sum(1).min())
     mine = (
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str]) -> None:
     table = Table()
     folder = weights_folder(options.weights) / FOLDERS["small"]
     measure(table, folder, options.device, options.repeats, options.lanes)
-    told = f"{len(TEXTS)} texts, {options.repeats} repeats."
+    told = f"{len(texts())} texts, {options.repeats} repeats."
     report = f"{machine(PACKAGES, options.device)} {told}\n\n{table.markdown()}"
     print(report)
     if options.write:
@@ -262,7 +263,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    TEXTS = texts()
     if sys.argv[1:2] == ["--serve"]:
         answer_commands(*sys.argv[2:7])
     else:
