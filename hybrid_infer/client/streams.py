@@ -7,6 +7,7 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
+from hybrid_infer.client.continuing import message_of_break
 from hybrid_infer.client.drive import drive, drive_async
 from hybrid_infer.datatypes.chat import ChatChunk, ChatUsage, ChunkChoice
 from hybrid_infer.datatypes.replies import AsyncPartStream, ChatPart, PartStream
@@ -40,7 +41,7 @@ class _StreamState:
         self._finish_reasons: list[str] = []
         self._usage = ChatUsage(None, None)
         self._error: str | None = None
-        self._is_told = Lock()  # taken by the first to close
+        self._end_report = Lock()  # taken by the first to close, who reports the end
 
     def is_closed(self) -> bool:
         """Whether the caller, or the end, has closed the stream; from any thread."""
@@ -60,7 +61,7 @@ class _StreamState:
         """Nothing follows; any number of times, from any thread."""
         self._is_closed = True
         self._continuing.end()
-        if self._is_told.acquire(blocking=False):
+        if self._end_report.acquire(blocking=False):
             usage, reasons = self._usage, tuple(self._finish_reasons)
             answered = Answered(usage.prompt_tokens, usage.completion_tokens, reasons)
             self._continuing.report_end(
@@ -112,14 +113,18 @@ class _StreamState:
 
     def taken_over(self, call: PlannedCall, decision: Decision, error: HybridInferError) -> None:
         """Somebody else serves the stream from here on."""
-        self.route = self._continuing.route(call, decision, error)
+        self.route = self._continuing.take_over(call, decision, error)
+
+    def not_taken_over(
+        self, call: PlannedCall, failure: HybridInferError, error: HybridInferError
+    ) -> StreamInterruptedError:
+        """The error of a stream with which nobody could go on, though somebody tried."""
+        self._continuing.fail(call, failure)
+        return self.interrupted(error, failure.message)
 
     def interrupted(self, error: HybridInferError, why: str) -> StreamInterruptedError:
         """The one error of a stream that broke after its first chunk, and was not continued."""
-        message = error.message
-        if not isinstance(error, StreamInterruptedError):
-            message = f"the stream broke after its first chunk: {message}"
-        interrupted = StreamInterruptedError(message, partial="".join(self._text))
+        interrupted = StreamInterruptedError(message_of_break(error), partial="".join(self._text))
         self._error = type(interrupted).__name__
         interrupted.add_note(f"not continued: {why}")
         interrupted.attempts = self._continuing.attempts
@@ -188,7 +193,7 @@ class ChatStream:
             try:
                 decision = drive(call.flow, call.dispatch)
             except HybridInferError as failure:
-                raise self._state.interrupted(error, failure.message) from error
+                raise self._state.not_taken_over(call, failure, error) from error
         except BaseException:
             self._state.close()
             raise
@@ -262,7 +267,7 @@ class AsyncChatStream:
             try:
                 decision = await drive_async(call.flow, call.dispatch)
             except HybridInferError as failure:
-                raise self._state.interrupted(error, failure.message) from error
+                raise self._state.not_taken_over(call, failure, error) from error
         except BaseException:
             self._state.close()
             raise

@@ -12,6 +12,7 @@ from hybrid_infer import (
     RemoteServerError,
     StreamInterruptedError,
 )
+from hybrid_infer.events import AttemptFinished
 from hybrid_infer.local.generation.job import ChatJob
 from hybrid_infer.local.generation.prompting import Prompter
 from hybrid_infer.snapshots.resolve import find_snapshot
@@ -105,8 +106,10 @@ def test_cut_after_every_event_the_text_is_the_same(client, fake, model, capsys)
 
 
 def test_a_stream_without_text_is_started_over_elsewhere(client, fake):
-    fake.enqueue(Reply(cut_after_events=1))
+    fake.enqueue(Reply(events=[Event(content="")], cut_after_events=1))
     chunks = streamed(client)
+    assert not chunks[0].choices[0].delta.content
+    assert chunks[0].choices[0].delta.role == "assistant"
     assert text_of(chunks) == text_of(streamed(client, route="local"))
     assert chunks[0].route.backend == "remote"
     assert chunks[-1].route.backend == "local"
@@ -122,6 +125,62 @@ def test_the_route_tells_what_happened(client, fake):
         ("huggingface", "StreamInterruptedError"),
         ("local", None),
     ]
+
+
+ONLY_WHO_SPEAKS = Reply(events=[Event(content="")], cut_after_events=1)
+
+
+@pytest.fixture
+def three():
+    """Three remotes, a client of theirs without a local copy, and the tries that it tells of."""
+    told = []
+
+    def hear(event):
+        if isinstance(event, AttemptFinished):
+            told.append((event.attempt.target, event.attempt.error))
+
+    with FakeRemote() as a, FakeRemote() as b, FakeRemote() as c:
+        remotes = [
+            {"name": name, "dialect": "openai", "base_url": fake.url}
+            for name, fake in zip("abc", (a, b, c), strict=True)
+        ]
+        with HybridClient(
+            profile="tiny", models={"remotes": remotes}, policy="remote-only", on_event=hear
+        ) as client:
+            yield client, (a, b, c), told
+
+
+def test_every_try_of_a_stream_that_is_started_over_is_told(three):
+    client, (a, b, _), told = three
+    a.enqueue(ONLY_WHO_SPEAKS)
+    b.enqueue(Reply(status=503))
+    route = streamed(client)[-1].route
+    tries = [("a", "StreamInterruptedError"), ("b", "RemoteServerError"), ("c", None)]
+    assert [(tried.target, tried.error) for tried in route.attempts] == tries
+    assert told == [("a", None), *tries]
+    assert route.detail.count("the stream broke") == 1
+    began = [tried.started_after_seconds for tried in route.attempts]
+    assert began == sorted(began)
+
+
+def test_every_try_of_a_stream_that_nobody_can_start_over_is_told(three):
+    client, (a, b, _), told = three
+    a.enqueue(ONLY_WHO_SPEAKS)
+    b.enqueue(Reply(status=400, json={"error": {"message": "no such option"}}))
+    with pytest.raises(StreamInterruptedError) as caught:
+        streamed(client)
+    tries = [("a", "StreamInterruptedError"), ("b", "InvalidRequestError")]
+    assert [(tried.target, tried.error) for tried in caught.value.attempts] == tries
+    assert told == [("a", None), *tries]
+    assert "no such option" in caught.value.__notes__[0]
+
+
+def test_a_break_is_told_if_nobody_may_go_on(three):
+    client, (a, _, _), told = three
+    a.enqueue(Reply(events=[Event(content="The an")], cut_after_events=1))
+    with pytest.raises(StreamInterruptedError):
+        streamed(client)
+    assert told == [("a", None), ("a", "StreamInterruptedError")]
 
 
 def test_usage_counts_both_halves_once(client, fake):
@@ -212,7 +271,7 @@ def test_a_local_copy_that_breaks_as_well_is_the_end(client, fake, monkeypatch):
     with pytest.raises(StreamInterruptedError) as caught:
         streamed(client)
     assert caught.value.partial == "The answer"
-    assert [a.target for a in caught.value.attempts] == ["huggingface"]
+    assert [a.target for a in caught.value.attempts] == ["huggingface", "local"]
     assert "no more" in caught.value.__notes__[0]
 
 
