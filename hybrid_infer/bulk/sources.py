@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def open_source(
         arrow.check_installed()
         total = sum(arrow.num_rows(path) for path in files)
     else:
-        total = sum(path.stat().st_size for path in files)
+        total = sum(_status_of(path).st_size for path in files)
     return Source(files, None, chosen, column, total)
 
 
@@ -129,13 +130,20 @@ def _format_of(path: Path) -> str:
 
 
 def _identity_of(path: Path) -> dict[str, Any]:
-    about = path.stat()
+    about = _status_of(path)
     with _opened(path) as stream:
         head = hashlib.sha256(stream.read(HEAD_BYTES)).hexdigest()
     return {
         "path": str(path.resolve()), "size": about.st_size, "mtime_ns": about.st_mtime_ns,
         "head_sha256": head,
     }  # fmt: skip
+
+
+def _status_of(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise BulkDataError(f"{path}: {error.strerror}") from error
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -11,10 +11,13 @@ from hybrid_infer.errors import InvalidRequestError
 # The bounds are OpenAI's, where it has the option.
 MOST_ANSWERS = 128
 MOST_TOP_LOGPROBS = 20
+LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 0.01, 10.0  # OpenAI has none; vLLM asks for > 0
 _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "frequency_penalty": lambda value, name: checked_number(value, name, -2.0, 2.0),
     "presence_penalty": lambda value, name: checked_number(value, name, -2.0, 2.0),
-    "repetition_penalty": lambda value, name: checked_number(value, name, 0.01, 10.0),
+    "repetition_penalty": lambda value, name: checked_number(
+        value, name, LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY
+    ),
     "min_p": lambda value, name: checked_number(value, name, 0.0, 1.0),
     "n": lambda value, name: checked_integer(value, name, least=1, most=MOST_ANSWERS),
     "logprobs": check_bool,

@@ -95,11 +95,11 @@ def answered_of(result: Result) -> Answered:
     return Answered()
 
 
-def finished(session: Session, call: PlannedCall, decision: Decision) -> Route:
-    """The route of a served call; tells the observer and the log."""
+def report_finished(session: Session, call: PlannedCall, decision: Decision) -> Route:
+    """Tell the observer and the log that a call was served; its route."""
     route, spec = route_of(session, call, decision), call.request.spec
     report_attempts(session, spec, route.attempts)
-    if decision.reason not in (Reason.PRIMARY, Reason.REQUESTED):
+    if decision.reason.is_fallback:
         report_fallback(session, call, decision, call.plan.order[0].name)
     if session.is_observed:
         asked, answered = asked_of(call.request), answered_of(decision.result)

@@ -32,6 +32,7 @@ from hybrid_infer.settings import Settings
 ROLES = ("system", "user", "assistant", "tool", "developer")
 TOKENS_OF_MARKUP = 8  # role names and separators that a chat template adds to a message
 LEAST_DEFAULT_TOKENS = 16
+MOST_SEED = 2**63 - 1
 _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning"}
 )
@@ -83,6 +84,7 @@ def chat_request(
 
     Raises:
         InvalidRequestError: an argument is wrong.
+        ContextLengthError: the messages, or `max_tokens`, cannot fit the model's window.
     """
     check_bool(stream, "stream")
     if on_stream_error not in _STREAM_ERROR_CHOICES:
@@ -103,7 +105,7 @@ def chat_request(
         top_p=_or(checked_nucleus(top_p), defaults.top_p),
         top_k=_or(checked_integer(top_k, "top_k", least=1), defaults.top_k),
         stop=_checked_stop(stop, settings.generation.max_stop_strings),
-        seed=checked_integer(seed, "seed", least=0, most=2**63 - 1),
+        seed=checked_integer(seed, "seed", least=0, most=MOST_SEED),
         stream=stream,
         include_usage=_include_usage(stream_options, stream=stream),
         passthrough=checked_passthrough(passthrough or {}),

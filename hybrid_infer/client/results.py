@@ -8,7 +8,7 @@ import numpy as np
 
 from hybrid_infer.client.calls import PlannedCall, num_units
 from hybrid_infer.client.continuing import Continuing
-from hybrid_infer.client.reporting import finished
+from hybrid_infer.client.reporting import report_finished
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.embeddings import Embeddings, EmbeddingSpace, EmbeddingUsage
@@ -28,7 +28,7 @@ def embeddings(session: Session, call: PlannedCall, decision: Decision) -> Embed
     if decision.target.kind == "local" and call.was_warm:
         seconds = decision.attempts[-1].latency_seconds / num_units(request)
         session.latency.record(request.spec.name, seconds)
-    route = finished(session, call, decision)
+    route = report_finished(session, call, decision)
     if decision.target.kind == "remote" and session.canary.watches(
         decision.target.name, request.spec
     ):
@@ -92,7 +92,7 @@ def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> 
     reply = cast("ChatReply", decision.result)
     if decision.target.kind == "local" and call.was_warm:
         session.latency.record(call.request.spec.name, decision.attempts[-1].latency_seconds)
-    route = finished(session, call, decision)
+    route = report_finished(session, call, decision)
     return ChatCompletion(
         id=reply.id,
         created=reply.created,
@@ -107,7 +107,7 @@ def chat_completion(session: Session, call: PlannedCall, decision: Decision) -> 
 def chat_stream(session: Session, call: PlannedCall, decision: Decision) -> ChatStream:
     """The result of ``chat_completion(stream=True)``."""
     parts = cast("PartStream", decision.result)
-    route = finished(session, call, decision)
+    route = report_finished(session, call, decision)
     continuing = Continuing(session, call, decision, route.attempts)
     return ChatStream(parts, route, continuing, owner=session)
 
@@ -115,6 +115,6 @@ def chat_stream(session: Session, call: PlannedCall, decision: Decision) -> Chat
 def async_chat_stream(session: Session, call: PlannedCall, decision: Decision) -> AsyncChatStream:
     """The result of ``await chat_completion(stream=True)``."""
     parts = cast("AsyncPartStream", decision.result)
-    route = finished(session, call, decision)
+    route = report_finished(session, call, decision)
     continuing = Continuing(session, call, decision, route.attempts)
     return AsyncChatStream(parts, route, continuing, owner=session)

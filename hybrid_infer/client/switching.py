@@ -47,8 +47,11 @@ class Switching:
         return not self._has_one_target and self.served_by is not None and self._compared is None
 
     def learn(self, report: ParityReport | None) -> None:
-        """Take what ``verify`` found; None: it found nothing to compare."""
-        if not report:
+        """Take what ``verify`` found; None: it could not be asked.
+
+        Unless it found targets that agree, all windows stay with whoever served the first.
+        """
+        if report is None or not report.ok:
             self._compared = frozenset()
             return
         targets = {probe.target for probe in report.probes}

@@ -35,6 +35,14 @@ class Reason(StrEnum):
     LOCAL_ERROR = "local_error"
     INVALID_REQUEST = "invalid_request"
 
+    @property
+    def is_fallback(self) -> bool:
+        """Whether a call that was served for this reason was not served by the first choice."""
+        return self not in _FIRST_CHOICES
+
+
+_FIRST_CHOICES = (Reason.PRIMARY, Reason.REQUESTED, Reason.CACHE_HIT)
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:

@@ -1,7 +1,7 @@
 """What clients may send, field by field; any other field is refused by name.
 
-Deeper checks (roles, content, ranges) are the client's own, in ``hybrid_infer/client/requests.py``,
-so that they are the same for every caller.
+Ranges are here for the description's sake, and are the client's own. Deeper checks (roles, content) are
+made there alone, in ``hybrid_infer/client/requests.py`` and ``extras.py``, the same for every caller.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from hybrid_infer.client.extras import (
+    LEAST_REPETITION_PENALTY,
+    MOST_ANSWERS,
+    MOST_REPETITION_PENALTY,
+    MOST_TOP_LOGPROBS,
+)
+from hybrid_infer.client.requests import MOST_SEED
 
 MODEL_HELP = "An alias (`small`), an alias with its task (`embeddings/small`), or a Hub id."
 
@@ -35,15 +43,17 @@ class ChatBody(Body):
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=1)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+    repetition_penalty: Annotated[
+        float | None, Field(ge=LEAST_REPETITION_PENALTY, le=MOST_REPETITION_PENALTY)
+    ] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     logit_bias: dict[str, float] | None = None
     stop: NonEmpty | list[NonEmpty] | None = None
-    seed: Annotated[int | None, Field(ge=0)] = None
-    n: Annotated[int | None, Field(ge=1)] = None
+    seed: Annotated[int | None, Field(ge=0, le=MOST_SEED)] = None
+    n: Annotated[int | None, Field(ge=1, le=MOST_ANSWERS)] = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=MOST_TOP_LOGPROBS)] = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None

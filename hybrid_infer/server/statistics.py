@@ -51,8 +51,8 @@ class Statistics:
     def _finished(self, event: CallFinished) -> None:
         now, route = self._clock(), event.route
         self.last_success_at = now
-        is_fallback = route.reason not in ("primary", "requested")
-        self._calls.append(_Call(now, route.latency_seconds, route.backend, is_fallback))
+        fell_back = route.reason.is_fallback
+        self._calls.append(_Call(now, route.latency_seconds, route.backend, fell_back))
 
     def _fell_back(self, event: FellBack) -> None:
         self._fallbacks.appendleft({

@@ -74,12 +74,17 @@ class Schedule(Generic[JobT]):
     def check_room(self, waiting: int) -> None:
         """Refuse one more request if `waiting` are too many already.
 
+        Args:
+            waiting: requests, those that were not added yet among them.
+
         Raises:
-            OverloadedError: ``retry_after`` is how long those ahead will take, at most.
+            OverloadedError: ``retry_after`` is an estimate of how long those ahead will take.
         """
         if waiting < self._limits.waiting:
             return
-        tokens = sum(places for _, places in self._waiting)
+        known = [places for _, places in self._waiting]
+        usual = sum(known) / len(known) if known else SHORTEST_EXTENT
+        tokens = sum(known) + usual * (waiting - len(known))
         raise OverloadedError(
             f"the local queue is full ({waiting} chats wait)",
             retry_after=max(MIN_RETRY_SECONDS, tokens / self._tokens_per_second),

@@ -24,6 +24,13 @@ def vectors_in(path):
     )
 
 
+def test_a_file_that_has_gone_meanwhile_is_an_error_of_the_input(jsonl):
+    source = open_source(str(jsonl))
+    jsonl.unlink()
+    with pytest.raises(BulkDataError, match=r"in\.jsonl: No such file"):
+        source.identity()
+
+
 @pytest.mark.parametrize("suffix", ["npy", "jsonl", "parquet"])
 def test_rows_keep_their_order_and_their_columns(embed_file, tiny, jsonl, tmp_path, texts, suffix):
     summary = embed_file(jsonl, f"out.{suffix}")

@@ -5,6 +5,7 @@ from hybrid_infer import AsyncHybridClient, HybridClient
 from hybrid_infer.client import windows
 from hybrid_infer.client.switching import Switching
 from hybrid_infer.client.windows import WindowCutter, cut
+from hybrid_infer.datatypes.parity import ParityReport, ProbeParity
 from hybrid_infer.errors import EmbeddingSpaceMismatchError, InvalidRequestError
 
 TEXTS = [f"text number {i}" for i in range(20)]
@@ -127,6 +128,15 @@ def test_vectors_of_another_space_are_refused_twice_and_then_an_error():
     assert switching.route == "local"
     with pytest.raises(EmbeddingSpaceMismatchError, match="served by local"):
         switching.check(other)
+
+
+@pytest.mark.parametrize("is_ok", [True, False])
+def test_windows_stay_with_whoever_served_the_first_unless_all_have_agreed(is_ok):
+    switching = Switching("remote-first", ["r"], None, served_by="r")
+    probe = ProbeParity("r", "a text")
+    report = ParityReport("embeddings/small", "o/m", None, "remote:local", is_ok, probes=(probe,))
+    switching.learn(report)
+    assert switching.route == (None if is_ok else "r")
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ def test_the_last_minute(seen, clock):
     for seconds in (0.1, 0.2, 0.3):
         seen(finished(backend="remote", seconds=seconds))
     seen(finished(reason=Reason.RATE_LIMITED, seconds=0.4))
+    seen(finished(backend="cache", reason=Reason.CACHE_HIT, seconds=0.2))
     recent = seen.recent()
-    assert recent["calls_per_second"] == pytest.approx(4 / 60)
+    assert recent["calls_per_second"] == pytest.approx(5 / 60)
     assert (recent["remote_calls"], recent["local_calls"], recent["fallback_calls"]) == (3, 1, 1)
-    assert recent["latency_p50_seconds"] == 0.3
+    assert recent["latency_p50_seconds"] == 0.2
 
 
 def test_the_last_fallbacks_are_kept_newest_first(seen):
