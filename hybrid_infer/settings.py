@@ -103,7 +103,7 @@ class EmbeddingSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How the local chat engine behaves.
+    """What one chat request may hold, whoever serves it.
 
     Attributes:
         max_messages: messages of one request at most.

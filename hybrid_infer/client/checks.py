@@ -8,6 +8,8 @@ from typing import Any
 
 from hybrid_infer.errors import InvalidRequestError
 
+MAX_DEADLINE_SECONDS = 7 * 86_400.0  # a week; poll(2) can wait for 24.8 days
+
 
 def check_json(value: Any, argument: str) -> None:
     """`value` must be something that JSON can carry.
@@ -94,9 +96,9 @@ def checked_deadline(value: Any, argument: str = "deadline") -> float | None:
     """A call's time limit in seconds, or None.
 
     Raises:
-        InvalidRequestError: not a positive, finite number.
+        InvalidRequestError: not a number above 0, or longer than `MAX_DEADLINE_SECONDS`.
     """
-    number = checked_number(value, argument, 0.0, 7 * 86_400.0)
+    number = checked_number(value, argument, 0.0, MAX_DEADLINE_SECONDS)
     if number == 0.0:
         raise InvalidRequestError(f"{argument} must be above 0 seconds", argument=argument)
     return number

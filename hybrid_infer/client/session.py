@@ -148,7 +148,7 @@ class Session:
         """The clock of a call, started before anything else is done for it.
 
         Raises:
-            InvalidRequestError: `deadline` is no positive number of seconds.
+            InvalidRequestError: `deadline` is not a number of seconds above 0 and up to a week.
         """
         seconds = checks.checked_deadline(deadline)
         seconds = self.deadline_seconds if seconds is None else seconds

@@ -1,1 +1,1 @@
-"""Plain frozen data that every layer shares. No behaviour beyond derived properties, no I/O."""
+"""Data that every layer shares, and the deadline that travels with a call. No I/O."""

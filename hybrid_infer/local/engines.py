@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from copy import copy
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
 from hybrid_infer.datatypes.models import ModelSpec
@@ -89,37 +89,40 @@ class Engines:
         Raises:
             HybridInferError: see `load_engine`; or the deadline ran out.
         """
-        lease = self._lease_of_loaded(spec)
+        lease = self._lease_of_loaded(spec)  # as a rule
         if lease is not None:
             return lease
-        while (other := self._other_load(spec)) is not None:
-            ended = _ended(other)
-            wait(ended, deadline)
-        lease = self._leased(spec)
-        if not lease.future.done():
-            try:
-                ended = _ended(lease.future)
-                wait(ended, deadline)
-                _check(lease.future)
-            except BaseException:
-                lease.release()
-                raise
-            deadline.renew()
-        return lease
+        with closing(self._leasing(spec, deadline)) as steps:
+            while True:
+                try:
+                    load = next(steps)
+                except StopIteration as end:
+                    return cast("Lease[AnyEngine]", end.value)
+                wait(load, deadline)
 
     async def lease_async(self, spec: ModelSpec, deadline: Deadline) -> Lease[AnyEngine]:
         """`lease`, awaited."""
         lease = self._lease_of_loaded(spec)
         if lease is not None:
             return lease
+        with closing(self._leasing(spec, deadline)) as steps:
+            while True:
+                try:
+                    load = next(steps)
+                except StopIteration as end:
+                    return cast("Lease[AnyEngine]", end.value)
+                await wait_async(load, deadline)
+
+    def _leasing(
+        self, spec: ModelSpec, deadline: Deadline
+    ) -> Generator[Answer[None], None, Lease[AnyEngine]]:
+        """The steps of `lease`: whoever drives it waits for each load; whoever gives up closes it."""
         while (other := self._other_load(spec)) is not None:
-            ended = _ended(other)
-            await wait_async(ended, deadline)
+            yield _ended(other)
         lease = self._leased(spec)
         if not lease.future.done():
             try:
-                ended = _ended(lease.future)
-                await wait_async(ended, deadline)
+                yield _ended(lease.future)
                 _check(lease.future)
             except BaseException:
                 lease.release()

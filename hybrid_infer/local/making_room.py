@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 from hybrid_infer.errors import InsufficientMemoryError
 from hybrid_infer.local.entries import Decide
 from hybrid_infer.local.placement import Claim, Placement
 
-# The claims of the other models: of idle ones (True), of all that stay (False), or of both (None).
-ClaimsOf = Callable[[bool | None], Sequence[Claim]]
+
+class OtherClaims(NamedTuple):
+    """What the other models claim.
+
+    Attributes:
+        idle: of those that may leave.
+        staying: of those that are in use, or on their way.
+    """
+
+    idle: tuple[Claim, ...]
+    staying: tuple[Claim, ...]
 
 
-def find_room(decide: Decide, claims_of: ClaimsOf, evict_one: Callable[[], bool]) -> Placement:
+def find_room(
+    decide: Decide, claims: Callable[[], OtherClaims], evict_one: Callable[[], bool]
+) -> Placement:
     """Decide where a model goes, and drop idle ones, one by one, until it fits.
 
     None is dropped for a model that would not fit, or would still need the CPU's memory beside a
@@ -21,28 +33,29 @@ def find_room(decide: Decide, claims_of: ClaimsOf, evict_one: Callable[[], bool]
     Args:
         decide: a placement, or a refusal, from the claims of those that stay and of those that are
             taken for gone.
-        claims_of: what other models claim.
+        claims: what other models claim now.
         evict_one: drops the idle model that was used longest ago; False if there is none.
 
     Raises:
         InsufficientMemoryError: it does not fit, whoever leaves.
     """
     while True:
+        others = claims()
         try:
-            placement = decide(claims_of(None), ())
+            placement = decide((*others.idle, *others.staying), ())
         except InsufficientMemoryError:
-            if not (_would_help(decide, claims_of) and evict_one()):
+            if not (_would_help(decide, others) and evict_one()):
                 raise
         else:
-            if not (placement.is_offloaded and _would_help(decide, claims_of) and evict_one()):
+            if not (placement.is_offloaded and _would_help(decide, others) and evict_one()):
                 return placement
 
 
-def _would_help(decide: Decide, claims_of: ClaimsOf) -> bool:
-    gone = claims_of(True)
-    if not gone:
+def _would_help(decide: Decide, others: OtherClaims) -> bool:
+    """Whether it would fit without the CPU's memory beside a GPU's, if all idle ones were gone."""
+    if not others.idle:
         return False
     try:
-        return not decide(claims_of(False), gone).is_offloaded
+        return not decide(others.staying, others.idle).is_offloaded
     except InsufficientMemoryError:
         return False

@@ -29,8 +29,8 @@ from hybrid_infer.local.entries import (
 )
 from hybrid_infer.local.eviction import Resident, expired, next_victim
 from hybrid_infer.local.freeing import forget_frames, free_memory
-from hybrid_infer.local.making_room import find_room
-from hybrid_infer.local.placement import Claim, Placement
+from hybrid_infer.local.making_room import OtherClaims, find_room
+from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.timers import StartTimer, Timer, start_daemon_timer
 
 OnUnload = Callable[[Key, str], None]
@@ -215,22 +215,24 @@ class ModelPool(Generic[EngineT]):
 
     def _place(self, entry: Entry[EngineT], decide: Decide) -> Placement:
         with self._placing:
-            placement = find_room(
-                decide, lambda of_idle: self._claims(entry, of_idle=of_idle), self._evict_one
-            )
+            placement = find_room(decide, lambda: self._claims(entry), self._evict_one)
             entry.claim = placement.claim
             return placement
 
-    def _claims(self, but: Entry[EngineT], *, of_idle: bool | None) -> list[Claim]:
-        """The claims of the other models: of idle ones, of those in use or on their way, or all."""
+    def _claims(self, but: Entry[EngineT]) -> OtherClaims:
+        """What all but one claim."""
+        idle, staying = [], []
         with self._lock:
-            others = [entry for entry in self._entries.values() if entry is not but]
-            return [
-                claim if entry.engine is not None else replace(claim, allocated_bytes=0)
-                for entry in others
-                if (claim := entry.claim) is not None
-                and of_idle in (None, entry.engine is not None and not entry.is_in_use)
-            ]
+            for entry in self._entries.values():
+                if entry is but or entry.claim is None:
+                    continue
+                if entry.engine is None:
+                    staying.append(replace(entry.claim, allocated_bytes=0))
+                elif entry.is_in_use:
+                    staying.append(entry.claim)
+                else:
+                    idle.append(entry.claim)
+        return OtherClaims(tuple(idle), tuple(staying))
 
     # Leaving ---------------------------------------------------------------------------------
 

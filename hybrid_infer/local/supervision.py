@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -12,6 +13,8 @@ from hybrid_infer.errors import EngineClosedError, OverloadedError
 
 STUCK_SECONDS = 30.0
 STUCK_FACTOR = 20
+RESTARTS, RESTART_SECONDS = 3, 60.0
+JOIN_SECONDS = 5.0
 BATCHES_REMEMBERED = 100  # so the slowest of them is about their 99th percentile
 logger = logging.getLogger("hybrid_infer")
 
@@ -22,12 +25,14 @@ class RestartLimit:
     """Allows a bounded number of restarts within a sliding time.
 
     Args:
+        clock: a monotonic clock in seconds.
         restarts: restarts allowed within `seconds`.
         seconds: the sliding time.
-        clock: a monotonic clock in seconds.
     """
 
-    def __init__(self, restarts: int, seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, restarts: int = RESTARTS, seconds: float = RESTART_SECONDS
+    ) -> None:
         self._restarts, self._seconds, self._clock = restarts, seconds, clock
         self._times: deque[float] = deque()
 
@@ -52,6 +57,21 @@ class Crew:
         self._name, self._bury = name, bury
         self._steps: dict[str, Step] = {}
         self._threads: dict[str, threading.Thread] = {}
+        self._process = os.getpid()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is the copy of a forked child: no thread survives a fork."""
+        return self._process != os.getpid()
+
+    def refuse_if_inherited(self) -> None:
+        """Refuse whoever comes in a forked child; torch's own pool may hold a lock there for ever.
+
+        Raises:
+            EngineClosedError: this is one.
+        """
+        if self.is_inherited:
+            raise EngineClosedError("this engine was made before a fork; make a new client here")
 
     def lacks(self, task: str) -> bool:
         """Whether a task has no thread."""
@@ -94,7 +114,7 @@ class Crew:
             return False
         return True
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float = JOIN_SECONDS) -> None:
         """Wait for every thread but the calling one, at most `seconds` for each."""
         for thread in list(self._threads.values()):
             if thread is not threading.current_thread():

@@ -23,7 +23,7 @@ from hybrid_infer.local.embedding.runner import BatchRunner, not_a_number
 from hybrid_infer.local.embedding.scheduler import Scheduler
 from hybrid_infer.local.embedding.texts import RequestTexts, Slice
 from hybrid_infer.local.embedding.tokenizing import Stopwatch, Tokenizer
-from hybrid_infer.local.translation import as_local_error
+from hybrid_infer.local.translation import local_errors
 from hybrid_infer.local.waiting import too_late, wait
 
 
@@ -141,12 +141,8 @@ class EmbeddingEngine:
             raise LocalEngineError("there was nothing to embed")
         if not texts.is_short or self._scheduler.is_crowded:
             return None
-        try:
+        with local_errors("tokenising"):
             tokenized = texts.tokenize(self._tokenizer)
-        except HybridInferError:
-            raise
-        except Exception as error:
-            raise as_local_error("tokenising", error) from error
         texts.num_tokens = len(tokenized.tokens.ids)
         return tokenized
 
@@ -156,12 +152,8 @@ class EmbeddingEngine:
         if deadline.expired():
             raise too_late(deadline)
         started = self._clock()
-        try:
+        with local_errors("embedding"):
             rows = direct(tokenized.tokens, normalize=texts.request.normalize)
-        except HybridInferError:
-            raise
-        except Exception as error:  # any fault of the kernels must reach the caller, typed
-            raise as_local_error("embedding", error) from error
         if rows is None:
             raise not_a_number(self.provenance)
         deadline.renew()

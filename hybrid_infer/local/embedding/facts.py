@@ -28,8 +28,8 @@ class BatchFacts(NamedTuple):
     queue_waits: tuple[float, ...] = (0.0,)
 
 
-def first_waits(jobs: Sequence[EmbedJob], now: float) -> tuple[float, ...]:
-    """How long each of `jobs` has waited whose first batch begins now."""
+def take_first_waits(jobs: Sequence[EmbedJob], now: float) -> tuple[float, ...]:
+    """How long each of `jobs` has waited whose first batch begins now; each is told of once."""
     waits = tuple(now - job.queued_at for job in jobs if job.queued_at is not None)
     for job in jobs:
         job.queued_at = None

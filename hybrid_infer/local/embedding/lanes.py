@@ -12,7 +12,9 @@ from typing import Protocol
 
 from hybrid_infer.local.embedding.crowd import Batch
 
-CUDA_LANES = 4
+CUDA_LANES = (
+    4  # two kept an H200 busy for 0.80 of the time, four for 0.87 to 0.91; docs/benchmarks.md
+)
 LANE_TOKENS = 1_024  # of a batch at least; with fewer, more time goes into what is around it
 BUDGETS_AHEAD = 2  # batches that are tokenised before they are needed
 LEAST_TOKENS = 512  # of a batch that is worth it: one of twice as many takes 2 % less for each
@@ -171,7 +173,7 @@ class Lanes:
 def lane_threads(device: str, token_budget: int) -> tuple[int | None, ...]:
     """The cores of each lane on a device; None: no share of them; empty: one batch at a time.
 
-    A GPU computes one lane's batch while the other lane delivers its last and packs its next.
+    A GPU computes some lanes' batches while the others deliver their last and pack their next.
 
     Args:
         device: where batches are computed.

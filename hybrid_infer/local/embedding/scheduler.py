@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.local.embedding.admission import MAX_TEXTS, MAX_TOKENS
 from hybrid_infer.local.embedding.batching import Window
 from hybrid_infer.local.embedding.crowd import Batch, Crowd, LeaveAll, Owner, take_wanted
-from hybrid_infer.local.embedding.facts import BatchFacts, first_waits
+from hybrid_infer.local.embedding.facts import BatchFacts, take_first_waits
 from hybrid_infer.local.embedding.intake import Intake
 from hybrid_infer.local.embedding.job import EmbedJob
 from hybrid_infer.local.embedding.lanes import Lane, Lanes, Runner
@@ -25,8 +24,6 @@ from hybrid_infer.local.waiting import too_late
 
 MAX_TEXTS_PER_BATCH = 4_096
 CROWD = 8  # requests; from here on they are tokenised together
-RESTARTS, RESTART_SECONDS = 3, 60.0
-JOIN_SECONDS = 5.0
 
 Tokenize: TypeAlias = "Callable[[Sequence[EmbedJob], LeaveAll], list[tuple[Owner, Slice]]]"
 
@@ -81,15 +78,14 @@ class Scheduler:
         )
         self._live = Live(max_texts, max_tokens)
         self._crew, self._watchdog = Crew(name, self._bury), Watchdog(clock)
-        self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
+        self._restarts = RestartLimit(clock)
         self._has_lanes = False
         self._busy_with: dict[str, list[EmbedJob]] = {}
-        self._owner = os.getpid()
 
     @property
     def is_closed(self) -> bool:
         """Whether requests are refused: closed, dead, or inherited by a fork."""
-        return self._live.is_closed or self._owner != os.getpid()
+        return self._live.is_closed or self._crew.is_inherited
 
     @property
     def is_busy(self) -> bool:
@@ -117,9 +113,7 @@ class Scheduler:
             EngineClosedError: closed, died too often, or belongs to a parent process.
             OverloadedError: the queue is full, or a batch does not end.
         """
-        if self._owner != os.getpid():
-            # No thread survives a fork, and torch's own pool may hold a lock for ever.
-            raise EngineClosedError("this engine was made before a fork; make a new client here")
+        self._crew.refuse_if_inherited()
         if self._live.is_closed:
             raise EngineClosedError("the local engine is closed")
         self._watchdog.refuse_if_stuck("batch")
@@ -164,7 +158,7 @@ class Scheduler:
 
     def leave(self, job: EmbedJob) -> None:
         """Forget a request that has its answer, or that nobody waits for."""
-        if self._owner != os.getpid():
+        if self._crew.is_inherited:
             return
         self._live.leave([job])
         with self._lock:
@@ -221,7 +215,7 @@ class Scheduler:
         jobs = self._busy_with[lane.task] = list(dict.fromkeys(members))
         if self._intake.needs_thread:
             self._intake.inbox.nudge()
-        return () if self._on_batch is None else first_waits(jobs, self._clock())
+        return () if self._on_batch is None else take_first_waits(jobs, self._clock())
 
     def _take(self, lane: Lane, late: list[EmbedJob]) -> Batch:
         """The lane's next batch, or nothing if there is none or it is another lane's turn."""
@@ -309,10 +303,10 @@ class Scheduler:
 
     def close(self) -> None:
         """Answer everyone at once; the running batch ends on its own."""
-        if self._owner != os.getpid():
+        if self._crew.is_inherited:
             return
         with self._lock:
             pending = self._refuse()
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
-        self._crew.join(JOIN_SECONDS)
+        self._crew.join()

@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
 
-def answering(engine: Engine, request: ChatRequest, deadline: Deadline, emit: Emit) -> Answering:
+def submit_all(engine: Engine, request: ChatRequest, deadline: Deadline, emit: Emit) -> Answering:
     """Submit a request, as one job for each answer that it wants.
 
     Args:

@@ -14,7 +14,7 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.datatypes.timings import ChatTimings, timings_of
-from hybrid_infer.local.generation.choices import Answering, answering
+from hybrid_infer.local.generation.choices import Answering, submit_all
 from hybrid_infer.local.generation.engine import ChatEngine
 from hybrid_infer.local.generation.job import Emit, End
 from hybrid_infer.local.generation.logprobs import Entry, content_of
@@ -42,7 +42,7 @@ class LocalStream:
         self._arrived: queue.SimpleQueue[ChatPart | End] = queue.SimpleQueue()
         self._wants_usage = wants_usage
         self._is_over = False
-        self._job: Answering = answering(engine, request, deadline, self._arrived.put)
+        self._job: Answering = submit_all(engine, request, deadline, self._arrived.put)
         weakref.finalize(self, self._job.abandon)
 
     @property
@@ -125,7 +125,7 @@ class AsyncLocalStream:
         self._wants_usage = wants_usage
         self._is_over = False
         emit = _emitter(asyncio.get_running_loop(), self._arrived)
-        self._job: Answering = answering(engine, request, deadline, emit)
+        self._job: Answering = submit_all(engine, request, deadline, emit)
         weakref.finalize(self, self._job.abandon)
 
     @property

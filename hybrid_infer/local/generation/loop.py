@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -24,9 +23,6 @@ from hybrid_infer.local.supervision import (
 )
 from hybrid_infer.local.translation import local_errors
 from hybrid_infer.local.waiting import too_late
-
-RESTARTS, RESTART_SECONDS = 3, 60.0
-JOIN_SECONDS = 5.0
 
 
 class DecodeLoop:
@@ -57,17 +53,16 @@ class DecodeLoop:
         self._preparing: ChatJob | None = None
         self._schedule: Schedule[ChatJob] = Schedule(limits)
         self._batch = Batch(decoder)
-        self._restarts = RestartLimit(RESTARTS, RESTART_SECONDS, clock)
+        self._restarts = RestartLimit(clock)
         self._watchdog = Watchdog(clock)
         self._crew = Crew(name, self._bury)
         self._live: dict[ChatJob, None] = {}
         self._is_closed = False
-        self._owner = os.getpid()
 
     @property
     def is_closed(self) -> bool:
         """Whether requests are refused: closed, dead, or inherited by a fork."""
-        return self._is_closed or self._owner != os.getpid()
+        return self._is_closed or self._crew.is_inherited
 
     @property
     def is_busy(self) -> bool:
@@ -81,9 +76,7 @@ class DecodeLoop:
             EngineClosedError: closed, died too often, or belongs to a parent process.
             OverloadedError: the queue is full, or a step does not end.
         """
-        if self._owner != os.getpid():
-            # No thread survives a fork, and torch's own pool may hold a lock for ever.
-            raise EngineClosedError("this engine was made before a fork; make a new client here")
+        self._crew.refuse_if_inherited()
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
@@ -222,10 +215,10 @@ class DecodeLoop:
 
     def close(self) -> None:
         """Answer everyone at once; the running step ends on its own."""
-        if self._owner != os.getpid():
+        if self._crew.is_inherited:
             return
         with self._lock:
             pending = self._refuse()
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
-        self._crew.join(JOIN_SECONDS)
+        self._crew.join()

@@ -1,6 +1,6 @@
-"""Kernels in C for processors with AMX tiles. They are optional: torch computes wherever they are missing.
+"""Compiled C: kernels for processors with AMX tiles, and a tokenizer for any processor.
 
-They are compiled when the package is installed, if a C compiler is there (``scripts/build_native.py``).
+All of it is optional: torch and the Rust tokenizer work wherever it is missing. It is compiled when the package is installed, if a C compiler is there (``scripts/build_native.py``).
 """
 
 from __future__ import annotations

@@ -206,10 +206,10 @@ def test_progress_renews_the_deadline(engine, encoder, clock):
 
 
 def test_a_closed_or_forked_engine_computes_nothing(engine, encoder):
-    engine._scheduler._owner -= 1  # what a child of this process would see
+    engine._scheduler._crew._process -= 1  # what a child of this process would see
     with pytest.raises(EngineClosedError, match="fork"):
         embed(engine, "a")
-    engine._scheduler._owner += 1
+    engine._scheduler._crew._process += 1
     engine.close()
     with pytest.raises(EngineClosedError, match="closed"):
         embed(engine, "a")

@@ -497,12 +497,12 @@ def test_what_is_left_alone_leaves_no_trace(encoder):
 
 def test_a_forked_child_is_told_so(engine):
     embed(engine, "a")
-    engine._scheduler._owner -= 1  # what a child of this process would see
+    engine._scheduler._crew._process -= 1  # what a child of this process would see
     assert engine.is_closed
     with pytest.raises(EngineClosedError, match="fork"):
         embed(engine, "a")
     engine.close()
-    engine._scheduler._owner += 1
+    engine._scheduler._crew._process += 1
 
 
 def test_a_system_without_threads_is_an_overload(engine, monkeypatch):

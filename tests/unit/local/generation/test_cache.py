@@ -48,12 +48,18 @@ def test_room_that_ended_answers_leave_goes_to_answers_of_other_lengths():
     assert cache.num_places == 256 + 1024
 
 
-@pytest.mark.parametrize("make", [small_cache, lambda: PagedRows(4)])
-def test_all_rows_are_forgotten_on_a_thread_that_does_not_compute(make):
+@pytest.mark.parametrize(
+    ("make", "held"), [(small_cache, "num_places"), (lambda: PagedRows(4), "num_pages")]
+)
+def test_all_rows_are_forgotten_on_a_thread_that_does_not_compute(make, held):
     cache = make()
     with torch.inference_mode():
         for row in range(3):
             cache.begin(row, 256)
+            if held == "num_pages":
+                cache.reach(row, 1)
+    assert getattr(cache, held)
     cache.clear()
+    assert not getattr(cache, held)
     with torch.inference_mode():
         cache.begin(0, 256)  # a number that is free again

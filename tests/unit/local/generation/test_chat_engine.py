@@ -486,12 +486,12 @@ def test_closing_answers_everyone(make_engine, decoder):
 
 def test_a_fork_s_copy_refuses_and_closes_at_once(make_engine):
     engine = make_engine()
-    engine._loop._owner -= 1  # what a child of this process would see
+    engine._loop._crew._process -= 1  # what a child of this process would see
     with engine._loop._lock:  # held by a thread that the child does not have
         with pytest.raises(EngineClosedError, match="fork"):
             Caller(engine, "a")
         engine.close()
-    engine._loop._owner += 1
+    engine._loop._crew._process += 1
 
 
 def test_a_system_without_threads_is_an_overload(make_engine, monkeypatch):

@@ -8,7 +8,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.replies import ChatPart
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.errors import LocalEngineError, OverloadedError
-from hybrid_infer.local.generation.choices import answering
+from hybrid_infer.local.generation.choices import submit_all
 from hybrid_infer.local.generation.job import End
 from hybrid_infer.local.generation.options import options_of, seed_of_choice
 
@@ -53,7 +53,7 @@ def asked(engine, n, seed=5):
     passthrough = {"n": n, "top_logprobs": 0} if n > 1 else {}
     request = ChatRequest(SPEC, (), 9, seed=seed, passthrough=passthrough)
     told = []
-    return answering(engine, request, Deadline(9), told.append), told
+    return submit_all(engine, request, Deadline(9), told.append), told
 
 
 def test_one_answer_is_the_engine_s_own_job():
