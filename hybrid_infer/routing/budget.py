@@ -23,14 +23,18 @@ class RetryBudget:
         self.tokens = CAPACITY
         self._lock = Lock()
 
-    def allows_retry(self) -> bool:
-        """Whether a retry may be made now."""
-        return self.tokens > LEAST_TO_RETRY
-
-    def retried(self) -> None:
-        """A retry is being made."""
+    def take(self) -> bool:
+        """Pay for a retry; False if none may be made now. Many calls may ask at the same moment."""
         with self._lock:
-            self.tokens = max(0.0, self.tokens - RETRY_COST)
+            if self.tokens <= LEAST_TO_RETRY:
+                return False
+            self.tokens -= RETRY_COST
+            return True
+
+    def give_back(self) -> None:
+        """A retry that was paid for is not made."""
+        with self._lock:
+            self.tokens = min(CAPACITY, self.tokens + RETRY_COST)
 
     def succeeded(self) -> None:
         """The remote has answered well."""

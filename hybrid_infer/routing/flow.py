@@ -41,6 +41,8 @@ from hybrid_infer.routing.verdicts import Retry, Verdict, verdict_for
 
 MAX_BACKOFF_SECONDS = 8.0
 FIRST_BACKOFF_SECONDS = 0.25
+MOST_DOUBLINGS = 10  # of a backoff, which is bounded long before
+LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.5, 20.0  # a model that loads may claim to need no time
 USUAL_REMOTE_SECONDS = 1.0  # until an answer has been timed
 
 Flow: TypeAlias = Generator[Step, Outcome | None, Decision]
@@ -54,6 +56,16 @@ def run(plan: Plan, context: FlowContext) -> Flow:
             `DeadlineExceededError` when time ran out.
     """
     call = Call(plan, context, [Candidate(target) for target in plan.targets])
+    try:
+        return (yield from _decided(call))
+    finally:
+        for candidate in call.candidates:
+            if candidate.retry_is_paid:
+                context.health.give_back_retry(candidate.target)
+
+
+def _decided(call: Call) -> Flow:
+    """See `run`."""
     while True:
         choice = choose(call)
         if wants_preload(call, choice):
@@ -79,8 +91,7 @@ def _asked(call: Call, candidate: Candidate) -> Generator[Step, Outcome | None, 
     admission = _admitted(call, candidate, step)
     if admission is None:
         return None  # it has closed in this very moment; choosing again will see why
-    if candidate.retry_is_paid:
-        call.context.health.retried(candidate.target)
+    candidate.retry_is_paid = False  # this is it
     candidate.tries += 1
     outcome = None
     race = hedged(call, candidate, step)
@@ -183,7 +194,7 @@ def _learn(
     candidate.available_at = call.context.clock() + wait
     candidate.wait_is_named = verdict.retry is Retry.AFTER_WAIT
     candidate.is_polling = verdict.retry is Retry.POLL
-    candidate.retry_is_paid = verdict.retry is Retry.JITTERED
+    candidate.retry_is_paid = verdict.retry is Retry.JITTERED and not candidate.exhausted
 
 
 def _fair(
@@ -209,6 +220,8 @@ def _close_gate(
     seconds = gate.seconds
     if seconds is None:
         seconds = wait if error.retry_after is None else error.retry_after
+        if verdict.retry is Retry.POLL:
+            seconds = max(seconds, wait)
     closure = Closure(verdict.reason, error)
     context.health.close(candidate.target, context.spec, gate, seconds=seconds, closure=closure)
     if verdict.retry is Retry.AFTER_WAIT:
@@ -216,6 +229,7 @@ def _close_gate(
 
 
 def _may_retry(call: Call, candidate: Candidate, verdict: Verdict) -> bool:
+    """Whether the same target may be asked again; a retry that costs its budget is paid for here."""
     match verdict.retry:
         case Retry.NEVER:
             return False
@@ -227,19 +241,20 @@ def _may_retry(call: Call, candidate: Candidate, verdict: Verdict) -> bool:
             most = 3 if len(call.candidates) == 1 else 2
             return candidate.tries < min(
                 most, call.context.settings.max_attempts_per_target
-            ) and call.context.health.may_retry(candidate.target)
+            ) and call.context.health.take_retry(candidate.target)
 
 
 def _wait_before_retry(
     call: Call, candidate: Candidate, verdict: Verdict, error: HybridInferError
 ) -> float:
     """Seconds before the same target may be asked again, if at all."""
-    named = error.retry_after
+    named, doublings = error.retry_after, min(candidate.tries, MOST_DOUBLINGS)
     if verdict.retry is Retry.POLL:
-        return min((named if named is not None else 20.0) / 2, 20.0)
+        half = MOST_POLL_SECONDS / 2 if named is None else named / 2
+        return min(max(half, LEAST_POLL_SECONDS), MOST_POLL_SECONDS)
     if verdict.retry is Retry.AFTER_WAIT:
         if named is not None:
             return named
-        return call.context.randomness.uniform(1.0, min(60.0, 2.0**candidate.tries))
-    most = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**candidate.tries)
+        return call.context.randomness.uniform(1.0, min(60.0, 2.0**doublings))
+    most = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**doublings)
     return max(named or 0.0, call.context.randomness.uniform(0.0, most))

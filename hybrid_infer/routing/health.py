@@ -184,13 +184,13 @@ class Health:
             closure.lasting(self._clock() + seconds), needs_probe=rule.needs_probe
         )
 
-    def may_retry(self, target: Target) -> bool:
-        """Whether the retry budget of `target` allows one more."""
-        return self._budget(target).allows_retry()
+    def take_retry(self, target: Target) -> bool:
+        """Pay for a retry from the budget of `target`; False if it allows none now."""
+        return self._budget(target).take()
 
-    def retried(self, target: Target) -> None:
-        """A retry is being made at `target`."""
-        self._budget(target).retried()
+    def give_back_retry(self, target: Target) -> None:
+        """A retry that was paid for is not made."""
+        self._budget(target).give_back()
 
     def reset(self, targets: Iterable[Target] | None = None) -> None:
         """Forget everything, or everything about some remotes and their hosts."""

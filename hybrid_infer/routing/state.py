@@ -158,7 +158,7 @@ class Candidate:
         last_reason: the word for that.
         wait_is_named: whether `available_at` comes from a wait that the remote named.
         is_polling: whether this call waits for its model to be loaded there.
-        retry_is_paid: whether the next try is a retry that costs the budget.
+        retry_is_paid: whether the next try is a retry for which the budget has paid.
     """
 
     target: Target

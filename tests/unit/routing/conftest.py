@@ -67,11 +67,11 @@ class World:
             ),
         )
 
-    def run(self, **options):
+    def run(self, most_steps=200, **options):
         flow = self.flow(**options)
         outcome = None
         try:
-            for _ in range(200):
+            for _ in range(most_steps):
                 step = flow.send(outcome)
                 outcome = self.perform(step)
         except StopIteration as end:

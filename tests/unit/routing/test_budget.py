@@ -11,35 +11,34 @@ def hedges(budget, calls):
 
 def test_no_retry_at_half_a_purse_and_ten_successes_pay_for_one():
     budget = RetryBudget()
-    for _ in range(5):
-        assert budget.allows_retry()
-        budget.retried()
-    assert not budget.allows_retry()
+    assert [budget.take() for _ in range(6)] == [True] * 5 + [False]
     budget.succeeded()
-    assert budget.allows_retry()
-    budget.retried()
+    assert [budget.take() for _ in range(2)] == [True, False]
     for _ in range(9):
         budget.succeeded()
-        assert not budget.allows_retry()
+        assert not budget.take()
     for _ in range(2):
         budget.succeeded()
-    assert budget.allows_retry()
+    assert budget.take()
 
 
-def test_a_purse_is_never_fuller_than_full_nor_emptier_than_empty():
+def test_a_purse_is_never_fuller_than_full():
     budget = RetryBudget()
     for _ in range(100):
         budget.succeeded()
     assert budget.tokens == CAPACITY
-    for _ in range(100):
-        budget.retried()
-    assert budget.tokens == 0.0
-    for _ in range(49):
-        budget.succeeded()
-    assert not budget.allows_retry()
-    for _ in range(3):
-        budget.succeeded()
-    assert budget.allows_retry()
+    assert budget.take()
+    budget.give_back()
+    budget.give_back()
+    assert budget.tokens == CAPACITY
+
+
+def test_a_retry_that_is_given_back_can_be_made_by_another():
+    budget = RetryBudget()
+    while budget.take():
+        pass
+    budget.give_back()
+    assert [budget.take() for _ in range(2)] == [True, False]
 
 
 def test_one_call_in_twenty_may_be_hedged():

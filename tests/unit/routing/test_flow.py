@@ -1,5 +1,7 @@
 """Scripts of outcomes in, steps and endings out: every decision under a virtual clock."""
 
+import contextlib
+
 import pytest
 
 from hybrid_infer.datatypes.models import ModelSpec
@@ -192,6 +194,43 @@ def test_loading_is_polled_inside_the_deadline(new_world):
     assert world.tries == ["huggingface"] * 4
     assert world.waited == pytest.approx(15.0)
     assert decision.target == REMOTE
+
+
+@pytest.mark.parametrize("named", [0.0, 0.01, 1.0])
+def test_a_model_that_claims_to_need_no_time_is_polled_at_a_pace(new_world, named):
+    loading = ModelLoadingError("loading", retry_after=named)
+    world = new_world(huggingface=[(0.0, loading)] * 2000)
+    with pytest.raises(ModelLoadingError):
+        world.run(policy="remote-only", deadline=10.0)
+    assert len(world.tries) == pytest.approx(20, abs=1)
+
+
+def test_a_time_that_is_over_after_very_many_polls_is_a_typed_error(new_world):
+    loading = ModelLoadingError("loading", retry_after=1.0)
+    script = [(0.0, loading)] * 1100 + [RemoteServerError("oops", status=500)]
+    world = new_world(huggingface=script)
+    with pytest.raises(RemoteServerError):
+        world.run(policy="remote-only", deadline=3600.0, most_steps=5_000)
+    assert not world.scripts["huggingface"]
+
+
+def test_many_calls_at_once_share_one_retry_budget(new_world):
+    world = new_world(huggingface=[OverloadedError("busy")] * 20)
+    flows = [world.flow(policy="remote-only") for _ in range(20)]
+    tries = [flow.send(None) for flow in flows]
+    waits = []
+    for flow, step in zip(flows, tries, strict=True):
+        with contextlib.suppress(OverloadedError):
+            waits.append(flow.send(world.perform(step)))
+    assert len(waits) == 5
+
+
+def test_a_retry_that_another_target_makes_needless_costs_nothing(new_world):
+    world = new_world(huggingface=[RemoteServerError("oops", status=500)])
+    for _ in range(20):
+        world.scripts["huggingface"] = [RemoteServerError("oops", status=500)]
+        assert world.run().target.name == "local"
+    assert world.health.take_retry(REMOTE)
 
 
 def test_remotes_are_tried_in_order_before_local(new_world):

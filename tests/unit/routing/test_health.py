@@ -305,19 +305,16 @@ def test_reset_of_a_remote_opens_its_host(health):
 
 
 def test_retries_are_paid_for_by_successes(health):
-    for _ in range(5):
-        assert health.may_retry(FIRST)
-        health.retried(FIRST)
-    assert not health.may_retry(FIRST)
-    assert health.may_retry(ELSEWHERE)
+    assert [health.take_retry(FIRST) for _ in range(6)] == [True] * 5 + [False]
+    assert health.take_retry(ELSEWHERE)
     health.settle(health.admit(FIRST, SMALL, 1.0))
-    assert health.may_retry(FIRST)
-    health.retried(FIRST)
-    assert not health.may_retry(FIRST)
+    assert [health.take_retry(FIRST) for _ in range(2)] == [True, False]
+    health.give_back_retry(FIRST)
+    assert [health.take_retry(FIRST) for _ in range(2)] == [True, False]
     health.reset([ELSEWHERE])
-    assert not health.may_retry(FIRST)
+    assert not health.take_retry(FIRST)
     health.reset([FIRST])
-    assert health.may_retry(FIRST)
+    assert health.take_retry(FIRST)
 
 
 def test_keys_are_bounded_and_closed_ones_are_kept(health):
