@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.limits import RateLimitState
 from hybrid_infer.datatypes.models import RemoteSpec
+from hybrid_infer.errors import EngineClosedError
 from hybrid_infer.events import Observer
 from hybrid_infer.routing.policy import LOCAL
 from hybrid_infer.routing.targets import Backend
@@ -92,7 +93,12 @@ class Backends:
         return self._local
 
     def get(self, name: str) -> Backend:
-        """The backend behind a target's name."""
+        """The backend behind a target's name.
+
+        Raises:
+            EngineClosedError: a call has waited, and the client was closed meanwhile.
+        """
+        self._check_open()
         if name == LOCAL.name:
             return self.local
         backend = self._remotes.get(name)
@@ -100,6 +106,7 @@ class Backends:
             from hybrid_infer.remote.backend import RemoteBackend
 
             with self._lock:
+                self._check_open()  # or nobody would close what is made now
                 backend = self._remotes.get(name)
                 if backend is None:
                     spec, key = self._specs[name], self._keys.get(name)
@@ -111,6 +118,10 @@ class Backends:
                     )
                     self._remotes[name] = backend
         return backend
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise EngineClosedError("the client was closed during the call")
 
     def _stop(self) -> list[Backend]:
         with self._lock:

@@ -92,6 +92,7 @@ def _context(
         is_one_unit=is_one_unit,
         is_stream=isinstance(request, ChatRequest) and request.stream,
         hedges=session.hedges if is_one_unit and not is_chat else None,
+        is_closed=lambda: session.backends.is_closed,
     )
 
 

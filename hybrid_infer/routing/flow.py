@@ -17,6 +17,7 @@ from hybrid_infer.errors import (
     APITimeoutError,
     AuthenticationError,
     DeadlineExceededError,
+    EngineClosedError,
     HybridInferError,
 )
 from hybrid_infer.routing.choosing import choose, next_try, wants_preload
@@ -181,9 +182,7 @@ def _learn(
         verdict = _fair(call, candidate, outcome, verdict, error)
         call.context.health.settle(admission, verdict, error)
     candidate.last_error, candidate.last_reason = error, verdict.reason
-    if not verdict.falls_back or (
-        call.context.strict_auth and isinstance(error, AuthenticationError)
-    ):
+    if not verdict.falls_back or _ends_call(call.context, error):
         raise with_attempts(call, error)
     if admission is None:
         candidate.exhausted = True
@@ -195,6 +194,13 @@ def _learn(
     candidate.wait_is_named = verdict.retry is Retry.AFTER_WAIT
     candidate.is_polling = verdict.retry is Retry.POLL
     candidate.retry_is_paid = verdict.retry is Retry.JITTERED and not candidate.exhausted
+
+
+def _ends_call(context: FlowContext, error: HybridInferError) -> bool:
+    """Whether an error for which another target is asked as a rule ends this call."""
+    if isinstance(error, EngineClosedError):  # a single engine may also have died too often
+        return context.is_closed()
+    return context.strict_auth and isinstance(error, AuthenticationError)
 
 
 def _fair(

@@ -122,6 +122,7 @@ class FlowContext:
         is_one_unit: whether the time of its answer can be compared with others'.
         is_stream: whether a success is a stream, which is in flight until it is closed.
         hedges: how many more hedges may be made; None: this call must not be hedged.
+        is_closed: whether the client has been closed; then nobody else is asked.
     """
 
     spec: ModelSpec
@@ -139,6 +140,7 @@ class FlowContext:
     is_one_unit: bool = True
     is_stream: bool = False
     hedges: HedgeBudget | None = None
+    is_closed: Callable[[], bool] = lambda: False
 
     def latency_key(self, target: Target) -> str:
         """What the answers of `target` to this call's model are timed under."""
