@@ -45,8 +45,10 @@ def race(step: Race, attempt: Attempt, arm: Arm, clock: Clock) -> Outcome:
                 break
         return _finish(outcomes, clock() - started)
     finally:
-        first.cancel()
-        second.cancel()
+        for is_first, deadline in ((True, first), (False, second)):
+            runner = runners.get(is_first)
+            if runner is not None and not runner.done():  # another one's connection is of use
+                deadline.cancel()
 
 
 def _start(

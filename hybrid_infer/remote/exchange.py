@@ -18,8 +18,8 @@ MAX_SECONDS = 86_400.0  # what select and poll take everywhere
 class Interruptible(Protocol):
     """A connection whose blocked reader another thread can wake."""
 
-    def interrupt(self) -> None:
-        """End whatever is going on."""
+    def interrupt_for(self, exchange: Exchange) -> None:
+        """End what is going on, unless that is another exchange by now."""
         ...
 
 
@@ -36,6 +36,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "__weakref__",
         "_connect_seconds",
         "_connection",
         "_is_aborted",
@@ -71,17 +72,17 @@ class Exchange:
         self._connection = connection
         self.is_reused, self.is_answered = has_answered, False
         if self._is_aborted:
-            connection.interrupt()
+            connection.interrupt_for(self)
 
     def may_be_repeated(self) -> bool:
         """Whether a failure means no more than a keep-alive connection that was already closed."""
         return self.is_reused and not self.is_answered and self.left() > 0.0
 
     def abort(self) -> None:
-        """End the exchange now; from any thread."""
+        """End the exchange now; from any thread. Its connection may carry another one by now."""
         self._is_aborted = True
         if self._connection is not None:
-            self._connection.interrupt()
+            self._connection.interrupt_for(self)
 
 
 class Allowance(float):

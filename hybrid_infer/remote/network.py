@@ -13,7 +13,7 @@ from typing import Any
 import httpcore2
 
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.remote.exchange import MAX_SECONDS, Allowance
+from hybrid_infer.remote.exchange import MAX_SECONDS, Allowance, Exchange
 from hybrid_infer.remote.lookups import look_up
 
 WRITE_BYTES = 64 * 1024
@@ -72,6 +72,7 @@ class BoundedStream(httpcore2.NetworkStream):
         self._is_busy = False
         self._is_closed = False
         self._has_answered = False
+        self._carries: weakref.ref[Exchange] | None = None
         open_streams.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -90,6 +91,8 @@ class BoundedStream(httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of `buffer`."""
         if isinstance(timeout, Allowance):
+            with self._lock:
+                self._carries = weakref.ref(timeout.exchange)
             timeout.exchange.travels_on(self, has_answered=self._has_answered)
         self._begin(httpcore2.WriteError)
         try:
@@ -120,6 +123,12 @@ class BoundedStream(httpcore2.NetworkStream):
         with contextlib.suppress(OSError):  # already gone
             # Not SSLSocket's own method, which forgets its TLS state under a reader.
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def interrupt_for(self, exchange: Exchange) -> None:
+        """End the connection, unless it carries another exchange by now."""
+        with self._lock:  # or the next one might begin in between
+            if self._carries is not None and self._carries() is exchange:
+                self.interrupt()
 
     def close(self) -> None:
         """Close the connection, now or as soon as its reader has woken."""

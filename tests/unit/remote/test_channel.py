@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -30,6 +31,32 @@ def test_event_loops_come_and_go(wire, make_server, make_backend):
     gc.collect()
     assert server.num_connections == 3  # one a loop, reused within it
     assert len(backend._async_channel._loops) <= 1
+
+
+def test_a_try_that_is_given_up_after_its_end_leaves_the_next_one_its_connection(
+    wire, make_server, make_backend
+):
+    is_second, arrived, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def behaviour(_):
+        if is_second.is_set():
+            arrived.set()
+            assert answered.wait(20)
+        return wire.answer(wire.completion())
+
+    server = make_server(behaviour=behaviour)
+    backend = make_backend(server.url)
+    first = wire.deadline().attempt()
+    backend.call(wire.chat_request(), first)
+    is_second.set()
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(backend.call, wire.chat_request(), wire.deadline())
+        assert arrived.wait(20)
+        first.cancel()
+        answered.set()
+        assert second.result(20).choices[0].message.content == "hello"
+    assert server.num_connections == 1
+    assert len(server.requests) == 2
 
 
 def test_two_loops_at_once(wire, make_server, make_backend):
