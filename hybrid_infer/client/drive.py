@@ -91,10 +91,10 @@ async def drive_async(
 
 
 def _attempt(step: Try, dispatch: Dispatch, deadline: AttemptDeadline) -> Outcome:
-    backend, request = dispatch.backends(step.target.name), dispatch.request
-    started = dispatch.clock()
+    request, started = dispatch.request, dispatch.clock()
     result: Result
     try:
+        backend = dispatch.backends(step.target.name)
         if isinstance(request, ChatRequest) and request.stream:
             result = primed(backend.stream(request, deadline))
             deadline.release()
@@ -106,10 +106,10 @@ def _attempt(step: Try, dispatch: Dispatch, deadline: AttemptDeadline) -> Outcom
 
 
 async def _attempt_async(step: Try, dispatch: Dispatch) -> Outcome:
-    backend, request = dispatch.backends(step.target.name), dispatch.request
-    deadline, started = dispatch.arm(step), dispatch.clock()
+    request, deadline, started = dispatch.request, dispatch.arm(step), dispatch.clock()
     result: Result
     try:
+        backend = dispatch.backends(step.target.name)
         if isinstance(request, ChatRequest) and request.stream:
             result = await primed_async(await backend.astream(request, deadline))
             deadline.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -85,16 +85,27 @@ _known: WeakValueDictionary[int, Secret] = WeakValueDictionary()
 
 def redact_known(text: str) -> str:
     """`text` without any key that this process has, and without what looks like a Hub token."""
-    for secret in tuple(_known.values()):
-        text = text.replace(secret.reveal(), MASK)
-    return _HUB_TOKEN.sub(MASK, text)
+    return _redacted(text, tuple(_known.values()))
 
 
 def redact(text: str, secret: Secret | None) -> str:
     """`text` without `secret`, and without anything else that looks like a Hub token."""
-    if secret is not None:
-        text = text.replace(secret.reveal(), MASK)
+    return _redacted(text, () if secret is None else (secret,))
+
+
+def _redacted(text: str, secrets: Iterable[Secret]) -> str:
+    for secret in secrets:
+        for form in _forms(secret.reveal()):
+            text = text.replace(form, MASK)
     return _HUB_TOKEN.sub(MASK, text)
+
+
+def _forms(value: str) -> set[str]:
+    """A key as it is, and as it is written in the representation of text or bytes that hold it."""
+    if value.isalnum() and value.isascii():  # as a rule
+        return {value}
+    shown = {value, repr(value)[1:-1], repr(value.encode("latin-1", "replace"))[2:-1]}
+    return shown | {form.replace("'", r"\'") for form in shown}
 
 
 @lru_cache(maxsize=128)  # asked at every call, of the few URLs that are configured

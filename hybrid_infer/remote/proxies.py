@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 import httpx2
 
-from hybrid_infer.errors import ConfigError
+from hybrid_infer.errors import APIConnectionError, ConfigError
 from hybrid_infer.registry.urls import is_loopback
 
 
@@ -22,6 +23,7 @@ def environment_proxy(base_url: str) -> httpcore2.Proxy | None:
     Raises:
         ConfigError: the variable does not hold a usable proxy URL. It is not repeated, because
             it may hold a password.
+        APIConnectionError: it is a SOCKS proxy, and the package that speaks to one is not installed.
     """
     parts = urlsplit(base_url)
     host = parts.hostname or ""
@@ -35,6 +37,11 @@ def environment_proxy(base_url: str) -> httpcore2.Proxy | None:
     if proxy is None:
         raise ConfigError(
             f"the proxy that the environment names for {parts.scheme} URLs is not usable"
+        )
+    if proxy.url.scheme.startswith(b"socks") and find_spec("socksio") is None:
+        raise APIConnectionError(
+            f"the environment names a SOCKS proxy for {parts.scheme} URLs, which needs the package "
+            "socksio: pip install 'httpx2[socks]'"
         )
     return proxy
 

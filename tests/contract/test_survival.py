@@ -18,6 +18,7 @@ from hybrid_infer import (
     Reason,
     StreamInterruptedError,
 )
+from hybrid_infer.remote import proxies
 from hybrid_infer.testing import FakeRemote, Reply
 
 PROMPT = "Explain the importance of low latency LLMs."
@@ -373,3 +374,12 @@ def test_an_observer_that_raises_breaks_nothing(fake):
 
     with HybridClient(profile="tiny", base_url=fake.url, on_event=broken) as client:
         assert client.embed("one", model="small").vectors.shape == (1, 384)
+
+
+def test_a_proxy_that_cannot_be_used_leaves_it_to_the_local_copy(monkeypatch):
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setattr(proxies, "find_spec", lambda _: None)
+    monkeypatch.setattr(proxies, "is_loopback", lambda _: False)  # tiny models go nowhere else
+    with HybridClient(profile="tiny", base_url="http://127.0.0.1:9") as client:
+        route = client.embed("a", model="small").route
+    assert (route.backend, route.reason) == ("local", Reason.CONNECTION_FAILED)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from hybrid_infer.errors import APIConnectionError, ConfigError
+from hybrid_infer.remote import proxies
 from hybrid_infer.remote.lookups import interleaved, look_up
 from hybrid_infer.remote.proxies import environment_proxy
 
@@ -56,7 +57,7 @@ def test_a_try_that_is_given_up_after_its_end_leaves_the_next_one_its_connection
         answered.set()
         assert second.result(20).choices[0].message.content == "hello"
     assert server.num_connections == 1
-    assert len(server.requests) == 2
+    assert len(server.received) == 2
 
 
 def test_two_loops_at_once(wire, make_server, make_backend):
@@ -253,6 +254,17 @@ def test_no_proxy(monkeypatch, no_proxy, host, goes):
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", no_proxy)
     assert (environment_proxy(f"http://{host}") is not None) == goes
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_that_nobody_here_can_speak_to_says_what_is_missing(monkeypatch, scheme):
+    monkeypatch.setenv("all_proxy", f"{scheme}://user:password@proxy.example:1080")
+    monkeypatch.setattr(proxies, "find_spec", lambda _: None)
+    with pytest.raises(APIConnectionError, match=r"httpx2\[socks\]") as caught:
+        environment_proxy("http://remote.example")
+    assert "password" not in str(caught.value)
+    monkeypatch.setattr(proxies, "find_spec", lambda _: object())
+    assert environment_proxy("http://remote.example").url.scheme == scheme.encode()
 
 
 def test_an_unusable_proxy_is_named_without_its_password(monkeypatch):

@@ -8,7 +8,15 @@ import pytest
 
 from hybrid_infer.datatypes.models import RemoteSpec
 from hybrid_infer.errors import ConfigError
-from hybrid_infer.remote.keys import Secret, find_key, is_huggingface_host, is_loopback, redact
+from hybrid_infer.remote.keys import (
+    MASK,
+    Secret,
+    find_key,
+    is_huggingface_host,
+    is_loopback,
+    redact,
+    redact_known,
+)
 
 ROUTER = "https://router.huggingface.co"
 AMBIENT = [
@@ -142,6 +150,17 @@ def test_secrets_compare_by_value():
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a")}) == 1
     assert copy.copy(Secret("a")) == copy.deepcopy(Secret("a")) == Secret("a")
+
+
+@pytest.mark.parametrize("value", ["sk-plain0123", "s3cr'et\\K\xe9y", "with\"both'quotes"])
+def test_a_key_is_masked_as_text_and_bytes_show_it_too(value):
+    secret = Secret(value)
+    headers = [(b"X-Echo", value.encode("latin-1")), (b"Other", b"'")]
+    for text in (value, repr(value), repr([value, "'", '"']), repr(headers), f'{headers} "'):
+        shown = redact(text, secret)
+        assert value not in shown
+        assert MASK in shown
+        assert shown == redact_known(text)
 
 
 def test_redact():
