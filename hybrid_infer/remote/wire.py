@@ -15,6 +15,7 @@ from hybrid_infer.errors import (
     APITimeoutError,
     EngineClosedError,
     HybridInferError,
+    OverloadedError,
     RemoteProtocolError,
 )
 from hybrid_infer.remote.bodies import BodyDecoder, Sender
@@ -137,6 +138,10 @@ class Endpoint:
         if isinstance(error, httpcore2.ConnectTimeout) and had_time:
             return APIConnectionError(
                 f"{self.host}: no connection within {self._connect_seconds:g} s"
+            )
+        if isinstance(error, httpcore2.PoolTimeout):  # nothing was sent: no fault of the remote's
+            return OverloadedError(
+                f"{self.host}: all {MAX_CONNECTIONS} connections of this client are in use"
             )
         if isinstance(error, _TIMEOUTS):
             return APITimeoutError(f"{self.host}: an answer did not come in time")

@@ -13,10 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import trustme
 
-from hybrid_infer.errors import APIConnectionError, ConfigError
-from hybrid_infer.remote import proxies
+from hybrid_infer.errors import (
+    APIConnectionError,
+    ConfigError,
+    EngineClosedError,
+    OverloadedError,
+)
+from hybrid_infer.remote import channel, proxies
 from hybrid_infer.remote.lookups import interleaved, look_up
 from hybrid_infer.remote.proxies import environment_proxy
+from hybrid_infer.routing.verdicts import verdict_for
 
 
 def test_event_loops_come_and_go(wire, make_server, make_backend):
@@ -60,6 +66,26 @@ def test_a_try_that_is_given_up_after_its_end_leaves_the_next_one_its_connection
     assert len(server.received) == 2
 
 
+def test_a_call_that_finds_every_connection_in_use_blames_nobody(
+    wire, make_server, make_backend, monkeypatch
+):
+    monkeypatch.setattr(channel, "MAX_CONNECTIONS", 1)
+    server = make_server(wire.Answer([], then="hang"))
+    backend = make_backend(server.url)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(backend.call, wire.chat_request(), wire.deadline())
+        server.wait_for_requests(1)
+        with pytest.raises(
+            OverloadedError, match="connections of this client are in use"
+        ) as caught:
+            backend.call(wire.chat_request(), wire.deadline(0.2))
+        assert verdict_for(caught.value).counts_against is None
+        backend.close()
+        with pytest.raises(EngineClosedError):
+            first.result(20)
+    assert len(server.received) == 1
+
+
 def test_two_loops_at_once(wire, make_server, make_backend):
     server = make_server(behaviour=lambda _: wire.answer(wire.completion()))
     backend = make_backend(server.url)
@@ -80,8 +106,6 @@ def test_two_loops_at_once(wire, make_server, make_backend):
 
 
 def test_closing_from_outside_reaches_a_running_loop(wire, make_server, make_backend):
-    from hybrid_infer.errors import EngineClosedError
-
     server = make_server(wire.Answer([], then="hang"))
     backend = make_backend(server.url)
 
@@ -96,8 +120,6 @@ def test_closing_from_outside_reaches_a_running_loop(wire, make_server, make_bac
 
 
 def test_aclose_ends_calls_in_flight(wire, make_server, make_backend):
-    from hybrid_infer.errors import EngineClosedError
-
     server = make_server(wire.Answer([], then="hang"))
     backend = make_backend(server.url)
 
