@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from hybrid_infer.client.pauses import Pauses
 from hybrid_infer.datatypes.limits import RateLimitState
 from hybrid_infer.datatypes.models import RemoteSpec
 from hybrid_infer.errors import EngineClosedError
@@ -60,6 +61,7 @@ class Backends:
         self._local: LocalBackend | None = None
         self._keys = _find_keys(remotes, api_key)
         self.is_closed = False
+        self.pauses = Pauses()
 
     def has_key(self, remote: RemoteSpec) -> bool:
         """Whether there is a key for `remote`."""
@@ -129,6 +131,7 @@ class Backends:
             started: list[Backend] = list(self._remotes.values())
             if self._local is not None:
                 started.append(self._local)
+        self.pauses.end()
         return started
 
     def close(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hybrid_infer.client.pauses import Pauses
 from hybrid_infer.client.priming import primed, primed_async
 from hybrid_infer.client.racing import race, race_async
 from hybrid_infer.datatypes.deadline import AttemptDeadline, Clock, Deadline
@@ -20,13 +20,14 @@ from hybrid_infer.routing.targets import Backend, Outcome, Result
 
 @dataclass(slots=True)
 class Dispatch:
-    """What a driver needs besides the flow: where targets are, and the call itself."""
+    """What a driver needs besides the flow: where targets are, how to wait, and the call itself."""
 
     backends: Callable[[str], Backend]
     preload: Callable[[], None]
     request: Request
     deadline: Deadline
     clock: Clock = time.monotonic
+    pauses: Pauses = field(default_factory=Pauses)
 
     def arm(self, step: Try) -> AttemptDeadline:
         """The share of the call's deadline that `step` may use."""
@@ -36,9 +37,10 @@ class Dispatch:
 
 
 def drive(
-    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], object] = time.sleep
+    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], object] | None = None
 ) -> Decision:
-    """Run a flow to its end on the calling thread."""
+    """Run a flow to its end on the calling thread; `sleep` waits instead of `dispatch.pauses`."""
+    sleep = sleep or dispatch.pauses.sleep
     outcome: Outcome | None = None
     with contextlib.closing(flow):  # whatever ends this, the flow gives back what it holds
         try:
@@ -65,9 +67,10 @@ def drive(
 
 
 async def drive_async(
-    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    flow: Flow, dispatch: Dispatch, sleep: Callable[[float], Awaitable[object]] | None = None
 ) -> Decision:
-    """Run a flow to its end on the running event loop."""
+    """Run a flow to its end on the running event loop; see `drive`."""
+    sleep = sleep or dispatch.pauses.sleep_async
     outcome: Outcome | None = None
     with contextlib.closing(flow):  # whatever ends this, the flow gives back what it holds
         try:

@@ -59,6 +59,7 @@ def call_of(
         request=request,
         deadline=limit,
         clock=session.clock,
+        pauses=session.backends.pauses,
     )
     return PlannedCall(
         request=request,

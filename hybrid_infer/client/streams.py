@@ -32,6 +32,7 @@ class _StreamState:
         self.created: int = parts.created
         self.route = route
         self._is_closed = False
+        self._is_cut = False
         self._continuing = continuing
         self._text: list[str] = []
         self._announced: set[int] = set()  # choices whose role was named
@@ -57,9 +58,25 @@ class _StreamState:
         """How fast the answer came; known at its end."""
         return timings_of(self._timings)
 
+    def cut(self) -> None:
+        """A read was interrupted or cancelled, and closed the stream: what follows is lost."""
+        self._is_cut = not self.has_finished
+
+    def refuse_if_cut(self) -> None:
+        """A stream that was cut has not come to its end.
+
+        Raises:
+            StreamInterruptedError: it was, and nobody has closed it since.
+        """
+        if self._is_cut:
+            raise self.interrupted(
+                StreamInterruptedError("a read of the stream was cancelled, which closed it"),
+                "its rest is lost",
+            )
+
     def close(self) -> None:
         """Nothing follows; any number of times, from any thread."""
-        self._is_closed = True
+        self._is_closed, self._is_cut = True, False
         self._continuing.end()
         if self._end_report.acquire(blocking=False):
             usage, reasons = self._usage, tuple(self._finish_reasons)
@@ -144,8 +161,8 @@ class ChatStream:
         timings: how fast the answer came; known once it has ended.
 
     Raises:
-        StreamInterruptedError: while iterating, if the answer breaks off and nobody can go on;
-            ``partial`` holds the text so far.
+        StreamInterruptedError: while iterating, if the answer breaks off and nobody can go on, or
+            behind a read that was cancelled or interrupted; ``partial`` holds the text so far.
     """
 
     def __init__(
@@ -174,12 +191,17 @@ class ChatStream:
                 chunk = self._state.chunk(next(self._parts))
             except HybridInferError as error:
                 self._go_on(error)
+            except StopIteration:
+                self.close()
+                raise
             except BaseException:
                 self.close()
+                self._state.cut()
                 raise
             else:
                 if chunk is not None:
                     return chunk
+        self._state.refuse_if_cut()
         raise StopIteration
 
     def _go_on(self, error: HybridInferError) -> None:
@@ -248,12 +270,17 @@ class AsyncChatStream:
                 chunk = self._state.chunk(await anext(self._parts))
             except HybridInferError as error:
                 await self._go_on(error)
+            except StopAsyncIteration:
+                await self.aclose()
+                raise
             except BaseException:
                 await self.aclose()
+                self._state.cut()
                 raise
             else:
                 if chunk is not None:
                     return chunk
+        self._state.refuse_if_cut()
         raise StopAsyncIteration
 
     async def _go_on(self, error: HybridInferError) -> None:

@@ -63,3 +63,29 @@ def test_awaited_a_call_that_waits_for_a_remote_is_not_computed_here(fake):
             await call
 
     asyncio.run(main())
+
+
+def test_a_call_that_waits_to_ask_again_ends_at_once(fake):
+    fake.enqueue(Reply(status=429, retry_after=30))
+    client = HybridClient(profile="tiny", base_url=fake.url, policy="remote-only")
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.embed, "a", "small", deadline=60)
+        fake.wait_for(1, finished=True)
+        client.close()
+        with pytest.raises(EngineClosedError):
+            call.result(10)
+    assert len(fake.ledger) == 1
+
+
+def test_awaited_a_call_that_waits_to_ask_again_ends_at_once(fake):
+    async def main():
+        fake.enqueue(Reply(status=429, retry_after=30))
+        client = AsyncHybridClient(profile="tiny", base_url=fake.url, policy="remote-only")
+        call = asyncio.create_task(client.embed("a", "small", deadline=60))
+        await asyncio.to_thread(fake.wait_for, 1, finished=True)
+        await client.close()
+        with pytest.raises(EngineClosedError):
+            await asyncio.wait_for(call, 10)
+
+    asyncio.run(main())
+    assert len(fake.ledger) == 1

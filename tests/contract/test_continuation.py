@@ -298,3 +298,33 @@ def test_awaited_it_is_the_same(fake):
                     pass
 
     asyncio.run(main())
+
+
+def test_behind_a_read_that_was_cancelled_a_stream_has_not_come_to_its_end(fake):
+    async def main():
+        async with AsyncHybridClient(
+            profile="tiny", base_url=fake.url, policy="remote-only"
+        ) as client:
+            fake.enqueue(Reply(events=[Event(content="The an")], stall_after_events=1), times=2)
+            stream = await client.chat_completion(PROMPT, "small", stream=True)
+            assert (await anext(stream)).choices[0].delta.content == "The an"
+            read = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            read.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await read
+            with pytest.raises(StreamInterruptedError) as caught:
+                await anext(stream)
+            assert caught.value.partial == "The an"
+            await stream.aclose()
+            assert [chunk async for chunk in stream] == []
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_its_reader_closes_has_come_to_its_end(client, fake):
+    fake.enqueue(Reply(events=[Event(content="The an")], stall_after_events=1))
+    stream = client.chat_completion(PROMPT, "small", stream=True, route="remote")
+    assert next(stream).choices[0].delta.content == "The an"
+    stream.close()
+    assert list(stream) == []
