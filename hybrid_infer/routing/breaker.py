@@ -4,6 +4,10 @@ One breaker stands for one thing that can be unhealthy. Whoever wants to use tha
 `Breaker.admit` and gives the permit back with `Breaker.settle`; a permit of an older generation
 changes nothing. A lease always ends: settled, released, or expired.
 
+A lease that expires only lets others look again. It does not say how its probe will end, for a
+healthy answer may take minutes: so it begins no new generation, and a probe that comes back late
+counts like one in time, unless another result has closed or opened the breaker since.
+
 Not thread-safe; `Health` holds the lock.
 """
 
@@ -33,6 +37,9 @@ class BreakerRule:
         first_open_seconds: how long it is open at first; doubled each time in a row.
         most_open_seconds: how long it is open at most.
         successes_to_close: successful probes in a row that close it.
+        lease_seconds: how long a probe keeps all others away at most.
+        reopens_when_overdue: whether it opens again, for as long as the last time, when a probe
+            outlives its lease; else the next probe is due at once.
     """
 
     consecutive_failures: int
@@ -40,6 +47,8 @@ class BreakerRule:
     first_open_seconds: float
     most_open_seconds: float
     successes_to_close: int
+    lease_seconds: float = LEASE_SECONDS
+    reopens_when_overdue: bool = True
 
 
 class BreakerState(StrEnum):
@@ -75,6 +84,7 @@ class Breaker:
         "_lease_until",
         "_openings",
         "_permit",
+        "_probe",
         "_randomness",
         "_results",
         "_rule",
@@ -91,6 +101,7 @@ class Breaker:
         self._failures_in_a_row = self._successes_in_a_row = self._openings = 0
         self._closed_at = 0.0
         self._lease_until: float | None = None
+        self._probe: Permit | None = None  # whose lease that is
         self.generation = 0
         self._permit = Permit(0)  # what everyone gets while it is closed
         self.state = BreakerState.CLOSED
@@ -103,8 +114,7 @@ class Breaker:
         if self._lease_until is not None:
             if now < self._lease_until:
                 return self._lease_until
-            # A probe that outlived its lease has failed, from the moment the lease ended.
-            self.trip(self._lease_until)
+            self._expire(self._lease_until)
         if self.state is BreakerState.OPEN and now < self.until:
             return self.until
         return None
@@ -114,18 +124,16 @@ class Breaker:
 
         Args:
             now: the monotonic time in seconds.
-            lease_seconds: how long a probe may take before it counts as failed.
+            lease_seconds: how long a probe may take before others may follow.
         """
         if self.state is BreakerState.CLOSED:
             return self._permit
         if self.closed_until(now) is not None:
             return None
-        if self.state is BreakerState.OPEN:
-            self.state = BreakerState.HALF_OPEN
-            self._successes_in_a_row = 0
-            self.generation += 1
-        self._lease_until = now + min(LEASE_SECONDS, lease_seconds)
-        return Permit(self.generation)
+        self.state = BreakerState.HALF_OPEN
+        self._lease_until = now + min(self._rule.lease_seconds, lease_seconds)
+        self._probe = Permit(self.generation)
+        return self._probe
 
     def settle(self, permit: Permit, now: float, *, succeeded: bool | None) -> None:
         """Give a permit back.
@@ -138,13 +146,14 @@ class Breaker:
         """
         if permit.generation != self.generation:
             return
-        if self.state is BreakerState.HALF_OPEN:
-            self._settle_probe(now, succeeded=succeeded)
+        if self.state is not BreakerState.CLOSED:
+            self._settle_probe(permit, now, succeeded=succeeded)
         elif succeeded is not None:
             self._record(now, succeeded=succeeded)
 
-    def _settle_probe(self, now: float, *, succeeded: bool | None) -> None:
-        self._lease_until = None
+    def _settle_probe(self, permit: Permit, now: float, *, succeeded: bool | None) -> None:
+        if permit is self._probe:  # an overdue one leaves the lease of the one that followed it
+            self._lease_until = self._probe = None
         if succeeded is None:
             return
         if not succeeded:
@@ -152,12 +161,18 @@ class Breaker:
             return
         self._successes_in_a_row += 1
         if self._successes_in_a_row >= self._rule.successes_to_close:
-            self.state = BreakerState.CLOSED
-            self.generation += 1
-            self._permit = Permit(self.generation)
-            self._closed_at = now
-            self._results.clear()
-            self._failures_in_a_row = 0
+            self._close(now)
+        else:
+            self.state = BreakerState.HALF_OPEN  # an overdue one's success ends the wait for it
+
+    def _close(self, now: float) -> None:
+        self.state = BreakerState.CLOSED
+        self.generation += 1
+        self._permit = Permit(self.generation)
+        self._lease_until = self._probe = None
+        self._closed_at = now
+        self._results.clear()
+        self._failures_in_a_row = 0
 
     def _record(self, now: float, *, succeeded: bool) -> None:
         self._results.append((now, succeeded))
@@ -178,10 +193,26 @@ class Breaker:
         """Open; for twice as long as the last time, unless that was long ago."""
         if self.state is BreakerState.CLOSED and now - self._closed_at > FORGET_AFTER_SECONDS:
             self._openings = 0
-        rule = self._rule
-        seconds = min(rule.first_open_seconds * 2.0**self._openings, rule.most_open_seconds)
         self._openings = min(self._openings + 1, 32)
-        self.until = max(self.until, now + seconds * (1.0 + JITTER * self._randomness.random()))
-        self.state = BreakerState.OPEN
+        self._successes_in_a_row = 0
         self.generation += 1
-        self._lease_until = None
+        self._open(now)
+
+    def _expire(self, ended_at: float) -> None:
+        """End the lease of an overdue probe; that neither counts nor makes the next wait longer.
+
+        Else a remote whose healthy answers take longer than a lease would never be used again.
+        """
+        if self._rule.reopens_when_overdue:
+            self._open(ended_at)
+        else:
+            self._lease_until = self._probe = None
+
+    def _open(self, since: float) -> None:
+        rule = self._rule
+        seconds = min(rule.first_open_seconds * 2.0 ** (self._openings - 1), rule.most_open_seconds)
+        until = since + seconds * (1.0 + JITTER * self._randomness.random())
+        # While a probe is under way nobody joins it, even if an overdue one has just failed.
+        self.until = max(self.until, until, self._lease_until or 0.0)
+        self.state = BreakerState.OPEN
+        self._lease_until = self._probe = None

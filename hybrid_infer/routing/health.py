@@ -26,12 +26,17 @@ from hybrid_infer.routing.verdicts import Gate, Scope, Verdict
 MAX_KEYS = 1024
 
 # A host that refuses a connection refuses the next one too, and may be back in a second.
+# Only connecting can fail it, which by default may take 3 s. A probe that is still under way after
+# that has connected, and waits for its answer: no reason to keep others from trying the host. (Were
+# it still connecting, for want of a shorter `connect_timeout_seconds`, one more probe does no harm.)
 HOST_RULE = BreakerRule(
     consecutive_failures=1,
     watches_rate=False,
     first_open_seconds=1.0,
     most_open_seconds=60.0,
     successes_to_close=1,
+    lease_seconds=4.0,
+    reopens_when_overdue=False,
 )
 MODEL_RULE = BreakerRule(
     consecutive_failures=5,
@@ -109,7 +114,7 @@ class Health:
         Args:
             target: a remote.
             spec: the model.
-            lease_seconds: how long the call may take; a probe is given up after that.
+            lease_seconds: how long the call may take; after that others may follow a probe.
             is_polling: as for `closed`.
         """
         now = self._clock()

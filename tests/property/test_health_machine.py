@@ -38,42 +38,47 @@ class NoJitter(random.Random):
 class ReferenceBreaker:
     """The rules, written down once more: no generations, no reuse, a list of everything."""
 
-    def __init__(self, consecutive, rate, first, most, needed):
+    def __init__(self, consecutive, rate, first, most, needed, lease, reopens):
         self.consecutive, self.rate, self.needed = consecutive, rate, needed
-        self.first, self.most = first, most
-        self.period, self.openings, self.closed_at = 0, 0, 0.0
+        self.first, self.most, self.longest_lease, self.reopens = first, most, lease, reopens
+        self.period, self.openings, self.closed_at, self.seconds = 0, 0, 0.0, 0.0
         self.results, self.until, self.lease, self.successes = [], None, None, 0
+        self.probe = None
 
     def refuses(self, now):
         if self.lease is not None and now >= self.lease:
-            self.open(self.lease)
+            if self.reopens:
+                self.until = self.lease + self.seconds
+            self.lease = self.probe = None
         return (self.until is not None and now < self.until) or self.lease is not None
 
     def take(self, now):
+        ticket = (self.period, object())
         if self.until is not None:
-            if self.successes < 0:
-                self.period, self.successes = self.period + 1, 0
-            self.lease = now + LEASE
-        return self.period
+            assert self.lease is None, "one lease at a time"
+            self.lease, self.probe = now + min(LEASE, self.longest_lease), ticket
+        return ticket
 
     def open(self, now):
         if self.until is None and now - self.closed_at > 300:
             self.openings = 0
-        end = now + min(self.first * 2**self.openings, self.most)
-        self.until = max(self.until or 0.0, end)
+        self.seconds = min(self.first * 2**self.openings, self.most)
+        self.until = max(now + self.seconds, self.lease or 0.0)
         self.openings, self.period = self.openings + 1, self.period + 1
-        self.results, self.lease, self.successes = [], None, -1
+        self.results, self.lease, self.probe, self.successes = [], None, None, 0
 
-    def end(self, period, now, succeeded):
-        if period != self.period:
+    def end(self, ticket, now, succeeded):
+        if ticket[0] != self.period:
             return
         if self.until is not None:
-            self.lease = None
+            if ticket is self.probe:
+                self.lease = self.probe = None
             if succeeded:
+                self.until = 0.0
                 self.successes += 1
                 if self.successes == self.needed:
                     self.until, self.closed_at, self.results = None, now, []
-                    self.period += 1
+                    self.lease, self.probe, self.period = None, None, self.period + 1
             elif succeeded is False:
                 self.open(now)
         elif succeeded is not None:
@@ -87,6 +92,16 @@ class ReferenceBreaker:
                 self.open(now)
 
 
+def reference_host():
+    return ReferenceBreaker(1, rate=False, first=1.0, most=60.0, needed=1, lease=4.0, reopens=False)
+
+
+def reference_model():
+    return ReferenceBreaker(
+        5, rate=True, first=10.0, most=300.0, needed=2, lease=10.0, reopens=True
+    )
+
+
 class HealthMachine(RuleBasedStateMachine):
     """One remote, one model, a virtual clock, and any number of calls under way."""
 
@@ -94,8 +109,7 @@ class HealthMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000.0
         self.health = Health(lambda: self.now, NoJitter())
-        self.host = ReferenceBreaker(1, rate=False, first=1.0, most=60.0, needed=1)
-        self.model = ReferenceBreaker(5, rate=True, first=10.0, most=300.0, needed=2)
+        self.host, self.model = reference_host(), reference_model()
         self.gate, self.probing = 0.0, None
         self.gate_needs_probe = False
         self.under_way = []
@@ -106,7 +120,7 @@ class HealthMachine(RuleBasedStateMachine):
         refusals = [self.host.refuses(self.now), self.model.refuses(self.now)]
         return any(refusals) or self.now < self.gate
 
-    @rule(seconds=st.sampled_from([0.1, 0.9, 1.0, 5.0, 10.0, 61.0, 301.0]))
+    @rule(seconds=st.sampled_from([0.1, 0.9, 1.0, 4.0, 5.0, 10.0, 61.0, 301.0]))
     def time_passes(self, seconds):
         self.now += seconds
 
@@ -121,8 +135,8 @@ class HealthMachine(RuleBasedStateMachine):
         if self.gate and self.gate_needs_probe:
             self.gate = self.now + LEASE
             probe = self.probing = object()
-        periods = self.host.take(self.now), self.model.take(self.now)
-        self.under_way.append((admission, *periods, probe))
+        tickets = self.host.take(self.now), self.model.take(self.now)
+        self.under_way.append((admission, *tickets, probe))
 
     def pop(self, index):
         return self.under_way.pop(index % len(self.under_way))
@@ -180,8 +194,7 @@ class HealthMachine(RuleBasedStateMachine):
     def reset(self):
         self.health.reset()
         self.__dict__ |= {
-            "host": ReferenceBreaker(1, rate=False, first=1.0, most=60.0, needed=1),
-            "model": ReferenceBreaker(5, rate=True, first=10.0, most=300.0, needed=2),
+            "host": reference_host(), "model": reference_model(),
             "gate": 0.0, "probing": None, "under_way": [], "last_until": 0.0,
         }  # fmt: skip
 

@@ -29,33 +29,60 @@ FAULTS = {
 }
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    history=st.lists(
-        st.tuples(st.sampled_from(sorted(FAULTS)), st.sampled_from([0.01, 1.0, 9.0, 70.0, 400.0])),
-        max_size=80,
-    ),
-    seed=st.integers(0, 9),
+HISTORIES = st.lists(
+    st.tuples(st.sampled_from(sorted(FAULTS)), st.sampled_from([0.01, 1.0, 9.0, 70.0, 400.0])),
+    max_size=80,
 )
+
+
+class Past:
+    """A clock, and the health of a remote that has lived through a history."""
+
+    def __init__(self, history, seed):
+        self.now = 1000.0
+        self.health = Health(lambda: self.now, random.Random(seed))
+        for kind, seconds in history:
+            admission = self.health.admit(TARGET, SPEC, 10.0)
+            if admission is not None and (error := FAULTS[kind]) is not None:
+                self.health.settle(admission, verdict_for(error), error)
+            elif admission is not None:
+                self.health.settle(admission)
+            self.now += seconds
+
+    def admits_many(self):
+        return all(self.health.admit(TARGET, SPEC, 10.0) for _ in range(20))
+
+
+@settings(max_examples=200, deadline=None)
+@given(history=HISTORIES, seed=st.integers(0, 9))
 def test_two_successes_after_one_open_period_close_everything(history, seed):
-    now = 1000.0
-    health = Health(lambda: now, random.Random(seed))
-    for kind, seconds in history:
-        admission = health.admit(TARGET, SPEC, 10.0)
-        if admission is not None and (error := FAULTS[kind]) is not None:
-            health.settle(admission, verdict_for(error), error)
-        elif admission is not None:
-            health.settle(admission)
-        now += seconds
-    closure = health.closed(TARGET, SPEC)
+    past = Past(history, seed)
+    closure = past.health.closed(TARGET, SPEC)
     if closure is not None:
-        assert closure.until - now <= LONGEST
-        now = closure.until
+        assert closure.until - past.now <= LONGEST
+        past.now = closure.until
     for _ in range(2):
-        probe = health.admit(TARGET, SPEC, 10.0)
+        probe = past.health.admit(TARGET, SPEC, 10.0)
         assert probe is not None
-        health.settle(probe)
-    assert all(health.admit(TARGET, SPEC, 10.0) for _ in range(20)), "many at once again"
+        past.health.settle(probe)
+    assert past.admits_many()
+
+
+@settings(max_examples=100, deadline=None)
+@given(history=HISTORIES, seed=st.integers(0, 9), seconds=st.floats(0.1, 120.0))
+def test_however_long_answers_take_two_close_everything(history, seed, seconds):
+    past = Past(history, seed)
+    closure = past.health.closed(TARGET, SPEC)
+    ends_at = (past.now if closure is None else closure.until) + 2 * seconds + 3.0
+    under_way = []
+    while past.now < ends_at:
+        while under_way and under_way[0][0] <= past.now:
+            past.health.settle(under_way.pop(0)[1])
+        admission = past.health.admit(TARGET, SPEC, 120.0)  # somebody asks once a second
+        if admission is not None:
+            under_way.append((past.now + seconds, admission))
+        past.now += 1.0
+    assert past.admits_many(), "after one open period and two probes"
 
 
 def test_what_is_known_stays_bounded_even_if_everything_is_closed():

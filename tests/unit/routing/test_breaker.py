@@ -180,10 +180,13 @@ def test_a_lease_always_ends(breaker):
     opened(breaker)
     lost = breaker.admit(10.0, lease_seconds=3.0)
     assert breaker.closed_until(12.9) == 13.0
-    assert breaker.closed_until(13.0) == 33.0, "an overdue probe has failed"
-    breaker.settle(lost, 14.0, succeeded=True)
-    assert breaker.state is BreakerState.OPEN, "and its late result changes nothing"
-    assert breaker.until == 33.0
+    assert breaker.closed_until(13.0) == 23.0, "as long as the last time, from its end"
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.admit(22.9) is None
+    assert breaker.admit(23.0) is not None, "though the lost one was never given back"
+    assert breaker.admit(23.0) is None
+    breaker.settle(lost, 24.0, succeeded=None)
+    assert breaker.admit(24.0) is None, "the lost one ends no lease but its own"
 
 
 def test_a_lease_is_never_longer_than_ten_seconds(breaker):
@@ -214,6 +217,8 @@ def test_no_period_ever_takes_in_a_result_of_an_earlier_one(breaker):
         lost = breaker.admit(now)
         now += 10.0
         assert breaker.closed_until(now) is not None, "its probe was lost, so it opened again"
+        now = breaker.until
+        fail(breaker, now)
         now = breaker.until
         old.append(lost)
         for permit in old:

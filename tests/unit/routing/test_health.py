@@ -187,6 +187,33 @@ def test_a_probe_that_is_lost_closes_again_when_its_own_lease_ends(health, clock
     assert health.closed(FIRST, SMALL).state == "open"
 
 
+def test_a_model_whose_healthy_answers_outlive_every_lease_is_used_again(health, clock):
+    broken(health)
+    clock.advance(13.0)
+    for _ in range(2):
+        probe = health.admit(FIRST, SMALL, 120.0)
+        assert probe is not None
+        clock.advance(11.0)
+        assert health.closed(FIRST, SMALL).state == "open"
+        clock.advance(1.0)
+        health.settle(probe)
+    assert health.snapshot() == {}
+    assert [health.admit(FIRST, SMALL, 120.0) is None for _ in range(3)] == [False] * 3
+
+
+def test_a_slow_answer_of_a_host_that_is_back_does_not_keep_others_away(health, clock):
+    failed(health, APIConnectionError("refused"))
+    clock.advance(1.3)
+    slow = health.admit(FIRST, LARGE, 120.0)
+    assert health.admit(SECOND, SMALL, 2.0) is None, "whether it connects is not known yet"
+    clock.advance(4.0)
+    health.settle(health.admit(SECOND, SMALL, 2.0))
+    assert [health.admit(SECOND, SMALL, 2.0) is None for _ in range(3)] == [False] * 3
+    clock.advance(8.0)
+    health.settle(slow)
+    assert health.snapshot() == {}
+
+
 def test_no_lease_is_longer_than_ten_seconds(health, clock):
     gated(health, QuotaExceededError("no credits"), 3600.0)
     clock.advance(3600.0)
