@@ -115,8 +115,8 @@ class Condition:
     ) -> None:
         """Learn how an admitted call went; None: it says nothing about this key.
 
-        A success opens a gate only if it was this gate's own probe: whatever else succeeds while
-        a gate is closed was sent before it closed.
+        A success opens a gate only if it was one of this gate's own probes, in time or overdue:
+        whatever else succeeds while a gate is closed was sent before it closed.
         """
         if granted.permit is None and granted.probed is None:
             return
@@ -125,12 +125,13 @@ class Condition:
                 self._last_failure = Closure(reason, error)
             if granted.permit is not None and self._breaker is not None:
                 self._breaker.settle(granted.permit, now, succeeded=succeeded)
-            if granted.probed is None or granted.probed is not self._gate:
+            probed, gate = granted.probed, self._gate
+            if probed is None or gate is None:
                 return
-            if succeeded:
+            if succeeded and probed.error is gate.error:
                 self._gate = None
-            elif self._needs_probe:
-                self._gate = self._gate.lasting(now)
+            elif not succeeded and probed is gate and self._needs_probe:
+                self._gate = gate.lasting(now)
 
     def count_failure(self, granted: Pass, now: float, failure: Closure) -> None:
         """Learn of a failure after all; a pass of an older period changes nothing."""

@@ -158,6 +158,21 @@ def test_a_gates_probe_that_says_nothing_lets_the_next_one_go(health, clock, end
     assert health.admit(FIRST, SMALL, 4.0) is None, "again one at a time"
 
 
+def test_a_gates_probe_that_outlives_its_lease_still_opens_it(health, clock):
+    gated(health, QuotaExceededError("no credits"), 3600.0)
+    clock.advance(3600.0)
+    slow = health.admit(FIRST, SMALL, 120.0)
+    clock.advance(10.0)
+    follower = health.admit(FIRST, LARGE, 120.0)
+    assert follower is not None
+    clock.advance(2.0)
+    health.settle(slow)
+    assert health.closed(FIRST, SMALL) is None
+    gated(health, QuotaExceededError("no credits again"), 3600.0)
+    health.settle(follower)
+    assert health.closed(FIRST, SMALL) is not None, "that was another gate's probe"
+
+
 def test_a_call_that_polls_a_loading_model_passes_its_gate_and_no_other(health):
     gated(health, ModelLoadingError("loading"), 60.0)
     assert health.closed(FIRST, SMALL) is not None
