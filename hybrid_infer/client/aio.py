@@ -168,8 +168,8 @@ class AsyncHybridClient(AsyncEmbedStreams):
         self, sentence: str, other_sentences: Sequence[str], model: str = "default"
     ) -> list[float]:
         """`HybridClient.sentence_similarity`, awaited."""
-        result = await self.embed([sentence, *other_sentences], model)
-        return compat.similarities(result.vectors)
+        texts = compat.compared_texts(sentence, other_sentences)
+        return compat.similarities((await self.embed(texts, model)).vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
         """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_infer.client.texts import checked_text, checked_texts
 from hybrid_infer.datatypes.embeddings import Embeddings, EmbeddingUsage
 from hybrid_infer.datatypes.route import Route
 from hybrid_infer.errors import InvalidRequestError
@@ -42,6 +43,21 @@ class EmbeddingList:
 def one_or_many(texts: Any, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """``(dim,)`` for one string, ``(n, dim)`` for a sequence."""
     return vectors[0] if isinstance(texts, str) else vectors
+
+
+def compared_texts(sentence: Any, other_sentences: Any) -> list[str]:
+    """The texts of ``sentence_similarity``.
+
+    Raises:
+        InvalidRequestError: `sentence` is no text, or `other_sentences` no sequence of texts; one text
+            would be one for each of its letters.
+    """
+    if isinstance(other_sentences, str):
+        raise InvalidRequestError(
+            "other_sentences must be a sequence of str, not one str", argument="other_sentences"
+        )
+    first = checked_text(sentence, "sentence")
+    return [first, *checked_texts(other_sentences, "other_sentences")]
 
 
 def similarities(vectors: NDArray[np.float32]) -> list[float]:
@@ -121,20 +137,21 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
             local copy could not honour.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    extra = given.pop("extra_body", {})
+    if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
+        raise InvalidRequestError("extra_body must be a mapping by name", argument="extra_body")
+    for name in extra:
+        _refuse_twice(name, "extra_body", {*given, "messages", "model"})
+    given.update(extra)
     refuse_http_options(given)
     for name, ours in (("max_completion_tokens", "max_tokens"), ("timeout", "deadline")):
         if name in given:
             _refuse_twice(ours, name, given)
             given[ours] = given.pop(name)
-    extra = given.pop("extra_body", {})
-    if not isinstance(extra, Mapping):
-        raise InvalidRequestError("extra_body must be a mapping", argument="extra_body")
-    for name in extra:
-        _refuse_twice(name, "extra_body", given)
-    return {**given, **extra}
+    return given
 
 
-def _refuse_twice(name: str, other: str, given: Mapping[str, Any]) -> None:
+def _refuse_twice(name: str, other: str, given: Collection[str]) -> None:
     if name in given:
         raise InvalidRequestError(f"give {name} or {other}, not both", argument=name)
 

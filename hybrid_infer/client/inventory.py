@@ -50,6 +50,10 @@ def unload(session: Session, names: str | Iterable[str]) -> None:
 
 
 def _named(session: Session, names: str | Iterable[str]) -> list[ModelSpec]:
+    if not isinstance(names, Iterable):
+        raise InvalidRequestError(
+            f"names must be a name or several, not {type(names).__name__}", argument="names"
+        )
     wanted = [names] if isinstance(names, str) else list(names)
     return [session.registry.resolve_named(name) for name in wanted]
 
@@ -121,9 +125,9 @@ def verify(session: Session, name: str) -> ParityReport:
     return compared(session, name)
 
 
-def reset(session: Session, name: str | None) -> None:
+def reset(session: Session, name: Any) -> None:
     """See `HybridClient.reset`."""
-    if name is not None and name not in session.targets:
+    if name is not None and not (isinstance(name, str) and name in session.targets):
         known = ", ".join(session.targets) or "none"
         raise InvalidRequestError(
             f"target={name!r} is no remote; configured: {known}", argument="target"

@@ -197,8 +197,7 @@ class HybridClient(EmbedStreams):
             seed: makes sampling reproducible on one backend.
             tools: tool definitions; only targets that know tools can serve the call.
             tool_choice: which tool, in OpenAI's shape.
-            response_format: JSON mode or schema, in OpenAI's shape; locally it needs
-                ``pip install "hybrid-infer[structured]"``.
+            response_format: JSON mode or schema, in OpenAI's shape; locally with the extra ``structured``.
             stream: return a `ChatStream` of chunks instead of one answer.
             stream_options: ``{"include_usage": True}`` adds a last chunk with token counts.
             on_stream_error: ``"raise"``, or ``"continue"`` to let a target that can take over a
@@ -233,7 +232,8 @@ class HybridClient(EmbedStreams):
         self, sentence: str, other_sentences: Sequence[str], model: str = "default"
     ) -> list[float]:
         """The cosine of `sentence` with each of `other_sentences`, in their order."""
-        return compat.similarities(self.embed([sentence, *other_sentences], model).vectors)
+        texts = compat.compared_texts(sentence, other_sentences)
+        return compat.similarities(self.embed(texts, model).vectors)
 
     def list_models(self) -> list[dict[str, Any]]:
         """Every alias: repo, revision, limits, who serves it, and what its local copy can do."""

@@ -40,27 +40,27 @@ def checked_text(value: Any, argument: str) -> str:
     return value
 
 
-def checked_texts(texts: Any) -> tuple[str, ...]:
+def checked_texts(texts: Any, argument: str = "texts") -> tuple[str, ...]:
     """One string or a sequence of strings, as a tuple.
 
     Raises:
         InvalidRequestError: anything else, naming the index.
     """
     if isinstance(texts, str):
-        return (checked_text(texts, "texts"),)
+        return (checked_text(texts, argument),)
     if isinstance(texts, bytes | bytearray) or not isinstance(texts, Sequence):
         to_list = getattr(texts, "tolist", None)  # a numpy or pandas column of strings
         if to_list is None:
             raise InvalidRequestError(
-                f"texts must be a str or a sequence of str, not {type(texts).__name__}",
-                argument="texts",
+                f"{argument} must be a str or a sequence of str, not {type(texts).__name__}",
+                argument=argument,
             )
         found = to_list()
         texts = found if isinstance(found, list) else [found]
     listed = tuple(texts)
     for index, text in enumerate(listed):
         if not is_plain(text):
-            checked_text(text, f"texts[{index}]")
+            checked_text(text, f"{argument}[{index}]")
     return listed
 
 

@@ -309,7 +309,7 @@ def test_behind_a_read_that_was_cancelled_a_stream_has_not_come_to_its_end(fake)
             stream = await client.chat_completion(PROMPT, "small", stream=True)
             assert (await anext(stream)).choices[0].delta.content == "The an"
             read = asyncio.ensure_future(anext(stream))
-            await asyncio.sleep(0)
+            await asyncio.wait([read], timeout=0.01)
             read.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await read
