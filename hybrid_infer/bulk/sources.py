@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -174,13 +175,24 @@ def _json_rows(file: str, lines: _Lines, column: str) -> Iterator[Row]:
         if not line.strip():
             continue  # as at the end of many a file
         try:
-            record = json.loads(line)
+            record = _JSON.decode(line.decode(json.detect_encoding(line)))
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             yield Row(file, number, problem=f"not JSON: {error}", position=position)
             continue
         problem = _problem_of(record, column)
         text = None if problem else record[column]
         yield Row(file, number, text, record, problem, position)
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which holds no other: what is read here is written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a number that JSON can hold")
+    return value
+
+
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def _problem_of(record: Any, column: str) -> str:

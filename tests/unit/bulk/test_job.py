@@ -31,6 +31,15 @@ def test_a_file_that_has_gone_meanwhile_is_an_error_of_the_input(jsonl):
         source.identity()
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_json_cannot_hold_is_a_bad_row(tmp_path, number):
+    file = tmp_path / "in.jsonl"
+    file.write_text(f'\ufeff{{"text": "a", "n": 1.5}}\n{{"text": "b", "n": [{number}]}}\n', "utf-8")
+    good, bad = open_source(str(file)).rows()
+    assert (good.record, good.problem) == ({"text": "a", "n": 1.5}, "")
+    assert bad.problem.startswith("not JSON: ")
+
+
 @pytest.mark.parametrize("suffix", ["npy", "jsonl", "parquet"])
 def test_rows_keep_their_order_and_their_columns(embed_file, tiny, jsonl, tmp_path, texts, suffix):
     summary = embed_file(jsonl, f"out.{suffix}")
