@@ -20,10 +20,11 @@ from hybrid_infer.snapshots.conversion import (
     pickled_tails,
 )
 from hybrid_infer.snapshots.drafts import keep_others, place_whole, whole_file
+from hybrid_infer.snapshots.facts import check_assertions, snapshot_facts
 from hybrid_infer.snapshots.folders import INCOMING, hub_cache_dir, repo_folder
 from hybrid_infer.snapshots.guards import one_at_a_time
 from hybrid_infer.snapshots.integrity import check_complete, check_inside
-from hybrid_infer.snapshots.lock import Files, check_agreement, locked_files, record
+from hybrid_infer.snapshots.lock import Files, check_agreement, locked_files, record, user_lock
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.selection import allowed_files, is_allowed
 from hybrid_infer.snapshots.verification import check_snapshot, measured
@@ -42,7 +43,9 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         strict: whether only files that models.lock lists already may come.
 
     Raises:
-        ModelIntegrityError: the folder holds no usable model, or other files than models.lock lists.
+        ModelIntegrityError: the folder holds no usable model, another one than models.yaml describes,
+            or other files than models.lock lists.
+        ConfigError: its weights are quantised, and models.yaml does not allow that.
         InvalidRequestError: `spec` is a seeded model, which is written and never staged.
         LocalEngineError: the disk refused.
     """
@@ -88,11 +91,13 @@ def _without_pickles(directory: Path, repo: Path) -> Iterator[Path]:
 def _stage(directory: Path, spec: ModelSpec, *, strict: bool) -> Path:
     repo = repo_folder(spec.repo, hub_cache_dir())
     if spec.revision is not None and _is_listed(spec, repo / "snapshots" / spec.revision):
+        _check_same(directory, spec.repo, repo / "snapshots" / spec.revision)
         return find_snapshot(spec)
     check_complete(spec.task, directory)
     files = measured(directory)
     revision = spec.revision or _content_revision(files)
     check_agreement(spec.repo, revision, files)
+    check_assertions(spec, snapshot_facts(directory))
     if strict:
         check_snapshot(spec, directory, strict=True, revision=revision)
     record(spec.repo, revision, files)  # from here on a copy that is not the folder's is unusable
@@ -113,6 +118,22 @@ def _is_listed(spec: ModelSpec, folder: Path) -> bool:
     """Whether a usable copy is here whose files models.lock lists: else nothing speaks for it."""
     listed = locked_files(spec.repo, folder.name)
     return any(map(is_allowed, listed)) and _is_usable(spec, folder)
+
+
+def _check_same(directory: Path, repo: str, here: Path) -> None:
+    """Refuse a folder that is not the copy which is here: it would be left aside without a word.
+
+    Raises:
+        ModelIntegrityError: one of its files has another size.
+    """
+    for name, listed in locked_files(repo, here.name).items():
+        file = directory / name
+        if file.is_file() and (size := file.stat().st_size) != listed.size:
+            raise ModelIntegrityError(
+                f"another copy of {repo} is here already: its {name} has {listed.size:,} bytes, that "
+                f"of {directory} {size:,}. To take these files instead, remove {here}, and its entry "
+                f"from {user_lock()}"
+            )
 
 
 def _is_usable(spec: ModelSpec, folder: Path) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError, ModelIntegrityError
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import drafts
-from hybrid_infer.snapshots.lock import locked_files, user_lock
+from hybrid_infer.snapshots.lock import locked_files, read_lock, user_lock
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.snapshots.selection import is_allowed
 from hybrid_infer.snapshots.staging import stage
@@ -211,8 +211,22 @@ def test_what_is_staged_was_listed_before(hub, model_folder, pinned, monkeypatch
         stage(model_folder, pinned)
 
 
+@pytest.mark.parametrize(
+    "assertion", [{"dim": 768}, {"max_seq_length": 100}, {"pooling": "cls"}, {"dense": True}]
+)
+def test_a_folder_of_another_model_than_the_alias_describes_is_not_staged(
+    hub, model_folder, pinned, assertion
+):
+    with pytest.raises(ModelIntegrityError, match=r"models\.yaml says"):
+        stage(model_folder, replace(pinned, **assertion))
+    assert not hub.exists()
+    assert not read_lock(user_lock())
+
+
 def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):
     staged = stage(model_folder, pinned)
-    assert stage(dense_folder, pinned) == staged
+    with pytest.raises(ModelIntegrityError, match=r"another copy of .* is here already"):
+        stage(dense_folder, pinned)
+    assert stage(model_folder, pinned) == staged
     assert (staged / "config.json").samefile(model_folder / "config.json")
     assert find_snapshot(replace(pinned)) == staged
