@@ -14,6 +14,7 @@ from hybrid_infer.errors import EngineClosedError, HybridInferError, RemoteProto
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.network import BoundedNetwork
 from hybrid_infer.remote.postings import Posting
+from hybrid_infer.remote.surplus import mark_if_spent
 from hybrid_infer.remote.wire import (
     FOREIGN_FAILURES,
     IDLE_SECONDS,
@@ -76,8 +77,12 @@ class OpenReply:
             self._is_reading = False
             was_closed = self._is_closed
         if was_closed:
-            self._response.close()
+            self._release()
         return was_closed
+
+    def _release(self) -> None:
+        mark_if_spent(self._response)
+        self._response.close()
 
     def read(self) -> bytes:
         """The whole body, and the connection given back."""
@@ -111,7 +116,7 @@ class OpenReply:
         if is_reading:
             self.exchange.abort()
         else:
-            self._response.close()
+            self._release()
 
     def __del__(self) -> None:
         self.close()  # a stream that is dropped half-read gives its connection back

@@ -16,6 +16,7 @@ from hybrid_infer.errors import EngineClosedError, HybridInferError, RemoteProto
 from hybrid_infer.remote.exchange import Exchange
 from hybrid_infer.remote.network_aio import AsyncBoundedNetwork
 from hybrid_infer.remote.postings import Posting
+from hybrid_infer.remote.surplus import mark_if_spent
 from hybrid_infer.remote.wire import (
     FOREIGN_FAILURES,
     IDLE_SECONDS,
@@ -104,6 +105,7 @@ class AsyncOpenReply:
         with contextlib.suppress(*FOREIGN_FAILURES):  # a broken connection may fail to close
             if not self._is_reading:
                 await self._pieces.aclose()
+            mark_if_spent(self._response)
             await self._response.aclose()
 
 

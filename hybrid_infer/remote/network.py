@@ -15,6 +15,7 @@ import httpcore2
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.remote.exchange import MAX_SECONDS, Allowance, Exchange
 from hybrid_infer.remote.lookups import look_up
+from hybrid_infer.remote.surplus import Reusable, left_in_tls
 
 WRITE_BYTES = 64 * 1024
 
@@ -58,7 +59,7 @@ class OpenStreams:
             stream.interrupt()
 
 
-class BoundedStream(httpcore2.NetworkStream):
+class BoundedStream(Reusable, httpcore2.NetworkStream):
     """A connection that any thread may close or interrupt while another one reads.
 
     Closing a file descriptor under a blocked reader would leave it on a number that the next
@@ -140,7 +141,9 @@ class BoundedStream(httpcore2.NetworkStream):
                 self._inner.close()
 
     def get_extra_info(self, info: str) -> Any:
-        """What the connection below knows of itself."""
+        """What the connection below knows of itself; an idle one that is readable is closed."""
+        if info == "is_readable" and (self.is_spent or left_in_tls(self._inner)):
+            return True
         return self._inner.get_extra_info(info)
 
     def _begin(self, error: type[Exception]) -> None:

@@ -11,18 +11,21 @@ import httpcore2
 from hybrid_infer.remote.exchange import Allowance
 from hybrid_infer.remote.lookups import look_up_async
 from hybrid_infer.remote.network import connect_budget, seconds_left
+from hybrid_infer.remote.surplus import Reusable, left_in_tls
 
 
-class AsyncBoundedStream(httpcore2.AsyncNetworkStream):
+class AsyncBoundedStream(Reusable, httpcore2.AsyncNetworkStream):
     """A connection whose every operation takes no longer than its exchange has left."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
         self._inner = inner
         self._has_answered = False
+        self._may_hold_more = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore2's signature
         """The next bytes, at most `max_bytes`; empty at the end."""
         data = await self._inner.read(max_bytes, seconds_left(timeout, httpcore2.ReadTimeout))
+        self._may_hold_more = len(data) >= max_bytes  # anyio splits what came in one piece
         if data:
             self._has_answered = True
             if isinstance(timeout, Allowance):
@@ -55,7 +58,11 @@ class AsyncBoundedStream(httpcore2.AsyncNetworkStream):
         await self._inner.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """What the connection below knows of itself."""
+        """What the connection below knows of itself; an idle one that is readable is closed."""
+        if info == "is_readable" and (
+            self.is_spent or self._may_hold_more or left_in_tls(self._inner)
+        ):
+            return True
         return self._inner.get_extra_info(info)
 
 
