@@ -28,8 +28,32 @@ from hybrid_infer.remote.wire import (
 )
 
 
+async def _pieces_of(response: httpcore2.Response) -> AsyncGenerator[bytes]:
+    """The body, behind one empty piece; ends with `response` closed, however it ends.
+
+    An event loop finishes the generators that nobody holds any more, if they have begun. So a
+    reply that is dropped, half-read or unread, does not stay in its pool with its request.
+    """
+    pieces = response.aiter_stream()
+    try:
+        yield b""
+        async for piece in pieces:
+            yield piece
+    finally:
+        mark_if_spent(response)
+        with contextlib.suppress(*FOREIGN_FAILURES):  # a broken connection may fail to close
+            await response.aclose()
+            await pieces.aclose()
+
+
 class AsyncOpenReply:
     """`OpenReply`, awaited: a reply whose body may still be on its way.
+
+    Args:
+        channel: who sent the request.
+        response: httpcore2's reply.
+        pieces: its body; closes `response` when it is finished, or dropped with this object.
+        exchange: of the request.
 
     Attributes:
         body: status, headers, decoding.
@@ -37,13 +61,17 @@ class AsyncOpenReply:
     """
 
     def __init__(
-        self, channel: AsyncChannel, response: httpcore2.Response, exchange: Exchange
+        self,
+        channel: AsyncChannel,
+        response: httpcore2.Response,
+        pieces: AsyncGenerator[bytes],
+        exchange: Exchange,
     ) -> None:
         self.body = ReplyBody(channel.endpoint, response)
         self.exchange = exchange
         self._channel = channel
         self._response = response
-        self._pieces = response.aiter_stream()
+        self._pieces = pieces
         self._is_reading = False
         self._is_closed = False
 
@@ -102,10 +130,10 @@ class AsyncOpenReply:
         if self._is_closed:
             return
         self._is_closed = True
+        if not self._is_reading:
+            await self._pieces.aclose()
+            return
         with contextlib.suppress(*FOREIGN_FAILURES):  # a broken connection may fail to close
-            if not self._is_reading:
-                await self._pieces.aclose()
-            mark_if_spent(self._response)
             await self._response.aclose()
 
 
@@ -178,7 +206,9 @@ class AsyncChannel:
             outcome = await self._send(pools.fresh, posting, exchange)
         if isinstance(outcome, HybridInferError):
             raise outcome
-        return AsyncOpenReply(self, outcome, exchange)
+        pieces = _pieces_of(outcome)
+        await anext(pieces)
+        return AsyncOpenReply(self, outcome, pieces, exchange)
 
     def failure(self, error: Exception, exchange: Exchange) -> HybridInferError:
         """This library's error for a foreign one; to be raised outside of ``except``."""

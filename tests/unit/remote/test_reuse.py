@@ -101,3 +101,50 @@ def test_cancelling_many_chunks_cancels_all(wire, make_server, make_backend):
 
     assert asyncio.run(cancel()) == 1
     assert len(server.received) == 4
+
+
+async def others_are_done():
+    """Wait until every other task of the loop, also one that was only just scheduled, is over."""
+    await asyncio.to_thread(gc.collect)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_dropped_stream_leaves_nothing_in_its_pool(
+    wire, make_server, make_backend, is_begun, in_thread
+):
+    pieces = wire.events(wire.chunk("a"))[:-1]
+    server = make_server(*[wire.Answer(pieces, then="hang") for _ in range(3)])
+    backend = make_backend(server.url)
+
+    async def drop():
+        streams = [await backend.astream(wire.chat_request(), wire.deadline()) for _ in range(3)]
+        if is_begun:
+            for stream in streams:
+                await anext(stream)
+            del stream
+        if in_thread:
+            await asyncio.to_thread(streams.clear)
+        streams.clear()
+        await others_are_done()
+        pools = backend._async_channel._loops[asyncio.get_running_loop()]
+        return pools.kept._requests, pools.kept.connections
+
+    assert asyncio.run(drop()) == ([], [])
+
+
+def test_a_stream_dropped_after_its_loop_harms_nobody(wire, make_server, make_backend):
+    """Warnings, those of lost sockets and of coroutines never awaited too, fail the test."""
+    server = make_server(wire.Answer(wire.events(wire.chunk("a"))[:-1], then="hang"))
+    backend = make_backend(server.url)
+
+    async def begun():
+        stream = await backend.astream(wire.chat_request(), wire.deadline())
+        await anext(stream)
+        return stream
+
+    stream = asyncio.run(begun())
+    del stream
+    gc.collect()
