@@ -145,6 +145,7 @@ class _LoopPools:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.network = AsyncBoundedNetwork()
         self.kept = self._pool(endpoint, MAX_IDLE_CONNECTIONS)
         self.fresh = self._pool(endpoint, 0)
         self._until_shutdown = self._close_at_shutdown()
@@ -156,7 +157,7 @@ class _LoopPools:
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=max_idle,
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=AsyncBoundedNetwork(),
+            network_backend=self.network,
         )
 
     async def watch_loop(self) -> None:
@@ -170,7 +171,12 @@ class _LoopPools:
                 await self.kept.aclose()
                 await self.fresh.aclose()
 
+    def refuse(self) -> None:
+        """Send nothing more; `aclose` does not reach calls that are still connecting."""
+        self.network.is_closed = True
+
     async def aclose(self) -> None:
+        self.refuse()
         await self._until_shutdown.aclose()
 
 
@@ -231,6 +237,7 @@ class AsyncChannel:
             loops = list(self._loops.items())
             self._loops = _Loops()
         for loop, pools in loops:
+            pools.refuse()
             with contextlib.suppress(RuntimeError):  # the loop is closed, and so are they
                 loop.call_soon_threadsafe(_close_soon, loop, pools)
 

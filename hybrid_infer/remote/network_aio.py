@@ -15,10 +15,16 @@ from hybrid_infer.remote.surplus import Reusable, left_in_tls
 
 
 class AsyncBoundedStream(Reusable, httpcore2.AsyncNetworkStream):
-    """A connection whose every operation takes no longer than its exchange has left."""
+    """A connection whose every operation takes no longer than its exchange has left.
 
-    def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
+    Args:
+        inner: the connection below.
+        network: what it belongs to; once that is closed, nothing more is sent.
+    """
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream, network: AsyncBoundedNetwork) -> None:
         self._inner = inner
+        self._network = network
         self._has_answered = False
         self._may_hold_more = False
 
@@ -36,6 +42,7 @@ class AsyncBoundedStream(Reusable, httpcore2.AsyncNetworkStream):
         """Send all of `buffer`."""
         if isinstance(timeout, Allowance):
             timeout.exchange.is_reused = self._has_answered
+        await self.end_if_late()
         await self._inner.write(buffer, seconds_left(timeout, httpcore2.WriteTimeout))
 
     async def start_tls(
@@ -45,13 +52,24 @@ class AsyncBoundedStream(Reusable, httpcore2.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's signature
     ) -> AsyncBoundedStream:
         """The same connection, encrypted."""
+        await self.end_if_late()
         try:
             seconds = seconds_left(timeout, httpcore2.ConnectTimeout)
             inner = await self._inner.start_tls(ssl_context, server_hostname, seconds)
         except BaseException:  # cancelling included
             await self.aclose()
             raise
-        return AsyncBoundedStream(inner)
+        return AsyncBoundedStream(inner, self._network)
+
+    async def end_if_late(self) -> None:
+        """Close a connection that was not yet its pool's when the pool was closed.
+
+        Raises:
+            ConnectError: it is late. (A WriteError would have the answer waited for.)
+        """
+        if self._network.is_closed:
+            await self.aclose()
+            raise httpcore2.ConnectError("the network is closed")
 
     async def aclose(self) -> None:
         """Close the connection; a task that reads wakes up."""
@@ -67,10 +85,15 @@ class AsyncBoundedStream(Reusable, httpcore2.AsyncNetworkStream):
 
 
 class AsyncBoundedNetwork(httpcore2.AsyncNetworkBackend):
-    """Opens `AsyncBoundedStream`s."""
+    """Opens `AsyncBoundedStream`s.
+
+    Attributes:
+        is_closed: set from any thread; connections that come later end at once.
+    """
 
     def __init__(self) -> None:
         self._inner = httpcore2.AnyIOBackend()
+        self.is_closed = False
 
     async def connect_tcp(
         self,
@@ -88,6 +111,8 @@ class AsyncBoundedNetwork(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectTimeout("the name look-up took too long") from None
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(f"the name look-up failed: {error}") from None
+        if self.is_closed:
+            raise httpcore2.ConnectError("the network is closed")
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for tried, address in enumerate(addresses):
             try:
@@ -100,5 +125,7 @@ class AsyncBoundedNetwork(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
-                return AsyncBoundedStream(inner)
+                stream = AsyncBoundedStream(inner, self)
+                await stream.end_if_late()
+                return stream
         raise failure
