@@ -21,6 +21,8 @@ from hybrid_infer.client.requests import MOST_SEED
 MODEL_HELP = "An alias (`small`), an alias with its task (`embeddings/small`), or a Hub id."
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+_UNUSED = Field(description="Accepted and not used.")
+UNUSED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
 class Body(BaseModel):
@@ -60,7 +62,12 @@ class ChatBody(Body):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
-    user: Annotated[str | None, Field(description="Accepted and not used.")] = None
+    user: Annotated[str | None, _UNUSED] = None
+    metadata: Annotated[dict[str, Any] | None, _UNUSED] = None
+    store: Annotated[bool | None, _UNUSED] = None
+    service_tier: Annotated[str | None, _UNUSED] = None
+    safety_identifier: Annotated[str | None, _UNUSED] = None
+    prompt_cache_key: Annotated[str | None, _UNUSED] = None
 
 
 class EmbeddingsBody(Body):
@@ -80,7 +87,7 @@ class EmbeddingsBody(Body):
     dimensions: Annotated[
         int | None, Field(ge=1, description="The model's own number only.")
     ] = None  # fmt: skip
-    user: Annotated[str | None, Field(description="Accepted and not used.")] = None
+    user: Annotated[str | None, _UNUSED] = None
 
 
 class PipelineOptions(Body):

@@ -228,3 +228,14 @@ class TestUsage:
         assert all(chunk.usage is None for chunk in rest)
         assert (last.choices, last.usage.completion_tokens) == ([], 4)
         assert last.usage.total_tokens == last.usage.prompt_tokens + 4
+
+
+def test_what_changes_no_answer_is_accepted_and_sent_nowhere(behind, remote):
+    plain = asked(behind)
+    said = asked(
+        behind, user="me", metadata={"a": "b"}, store=True, service_tier="auto",
+        safety_identifier="it is me", prompt_cache_key="mine",
+    )  # fmt: skip
+    assert said.choices[0].message.content == plain.choices[0].message.content
+    first, second = remote.ledger
+    assert first.body == second.body
