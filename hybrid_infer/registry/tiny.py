@@ -43,8 +43,8 @@ def tiny_remotes(remotes: Iterable[RemoteSpec], twins: Collection[str]) -> tuple
         if not is_loopback(remote.base_url):
             raise ConfigError(
                 f"the tiny profile accepts only remotes on this machine (127.0.0.1, localhost), "
-                f"and '{remote.name}' is not: seeded and real answers must not mix; leave out "
-                "its base_url, or the profile"
+                f"and '{remote.name}' ({remote.base_url}) is not: seeded and real answers must not "
+                "mix; leave that remote out, or the profile"
             )
         served = remote.models and tuple(
             (tiny_repo(model) if model in twins else model, name) for model, name in remote.models
