@@ -48,13 +48,15 @@ def examine(
     Raises:
         ConfigError: an argument, models.yaml or an environment variable is wrong.
     """
+    from hybrid_infer.client.options import checked_device, checked_dtype
     from hybrid_infer.local.backend import LocalBackend
     from hybrid_infer.registry import load_registry, read_environment
     from hybrid_infer.snapshots.resolve import hub_cache_dir, offline_variable
 
     registry = load_registry(models, profile=profile, base_url=base_url)
-    if device == "auto":
-        device = read_environment(os.environ).device or device
+    environment = read_environment(os.environ)
+    asked_device = environment.device if device == "auto" else None
+    device, dtype = checked_device(asked_device or device), checked_dtype(dtype)
     keys = [_key(remote) for remote in registry.remotes]
     remotes = _remotes(registry.remotes, network=network)
     local = LocalBackend(settings=registry.settings, device=device, dtype=dtype)

@@ -85,3 +85,14 @@ def test_a_proxy_is_what_is_connected_to(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
     assert diagnosis._first_hop("https://router.huggingface.co") == "http://127.0.0.1:9"
     assert diagnosis._first_hop("http://127.0.0.1:80") == "http://127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    "words", [("--dtype", "int8"), ("--device", "cuda:x"), ("--device", "tpu"), ("--device", "")]
+)
+def test_a_device_or_dtype_that_there_is_not_is_refused_as_the_client_refuses_it(run, words):
+    code, found = examined(run, "--profile", "tiny", "--no-network", *words)
+    chat = run("chat", "hi", "--json", "--profile", "tiny", *words)
+    assert code == chat.code == 2
+    assert found == json.loads(chat.out)
+    assert found["error"]["type"] == "ConfigError"
