@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -30,6 +30,9 @@ from hybrid_infer.cli import (
     verify,
 )
 from hybrid_infer.errors import HybridInferError
+
+# What the parser raises for wrong words. Typer takes it from Click, or carries Click inside.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 app = typer.Typer(
     name="hybrid-infer",
@@ -83,13 +86,33 @@ def main(arguments: list[str] | None = None) -> None:
     # A program's users want the sentence, not the line of the program that it came from.
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     try:
-        app(args=words, prog_name="hybrid-infer")
-    except HybridInferError as error:
-        output.show_error(error, as_json=output.wants_json(words))
-        sys.exit(output.exit_code(error))
+        sys.exit(_run(words))
     except OSError as error:
         # Typer handles a reader that left; a full disk behind stdout ends up here. What is still
         # buffered would fail once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         output.terminal().print(f"error: {error}", style="bold red")
         sys.exit(output.EXIT_FAILED)
+
+
+def _run(words: list[str]) -> int:
+    """Run one command and show what it raises; its exit code."""
+    as_json = output.wants_json(words)
+    try:
+        # Standing alone, Typer would explain wrong usage on stderr itself, and leave stdout empty.
+        code: int | None = app(args=words, prog_name="hybrid-infer", standalone_mode=not as_json)
+    except HybridInferError as error:
+        output.show_error(error, as_json=as_json)
+        return output.exit_code(error)
+    except _UsageError as error:
+        output.show_error(_usage_fault(error), as_json=True)
+        return output.EXIT_USAGE
+    return code or 0
+
+
+def _usage_fault(error: typer.BadParameter) -> output.UsageFault:
+    """What the parser says about wrong words, as the error of a command that refuses them."""
+    fault = output.UsageFault(error.format_message())
+    if error.ctx is not None:
+        fault.add_note(f"`{error.ctx.command_path} -h` lists the options")
+    return fault

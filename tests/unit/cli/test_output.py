@@ -112,3 +112,37 @@ def test_a_long_detail_is_cut_to_one_readable_line():
 def test_json_is_wanted_only_before_the_double_dash():
     assert output.wants_json(["chat", "--json", "hi"])
     assert not output.wants_json(["chat", "--", "--json"])
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("chat", "hi", "--json", "--max-tokens", "abc"), "--max-tokens"),
+        (("embed", "--json", "--window", "0"), "--window"),
+        (("verify", "--json"), "NAME"),
+        (("chat", "hi", "--json", "--nope"), "--nope"),
+        (("chat", "--json", "hi", "a", "b", "c"), "a b c"),
+        (("chta", "--json"), "chta"),
+        (("bundle", "--json"), "--json"),
+    ],
+)
+def test_wrong_usage_with_json_is_an_error_on_stdout(run, words, part):
+    done = run(*words)
+    error = json.loads(done.out)["error"]
+    assert (done.code, done.err) == (2, "")
+    assert (error["type"], error["exit_code"]) == ("UsageFault", 2)
+    assert part in error["message"]
+    (step,) = error["next_steps"]
+    assert step.startswith("`hybrid-infer ")
+
+
+def test_wrong_usage_without_json_is_explained_on_stderr(run):
+    done = run("chat", "hi", "--max-tokens", "abc")
+    assert (done.code, done.out) == (2, "")
+    assert "Usage: hybrid-infer chat" in done.err
+
+
+def test_help_and_a_failed_check_keep_their_exit_codes_with_json(run):
+    shown = run("chat", "--json", "--help")
+    assert (shown.code, "Usage: hybrid-infer chat" in shown.out) == (0, True)
+    assert run("doctor", "--json", "--no-network").code == 1
