@@ -27,6 +27,7 @@ from hybrid_infer.cli import (
     pull,
     serve,
     status,
+    streams,
     verify,
 )
 from hybrid_infer.errors import HybridInferError
@@ -83,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after the program's name; None means ``sys.argv[1:]``.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    streams.mend()
     # A program's users want the sentence, not the line of the program that it came from.
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     try:

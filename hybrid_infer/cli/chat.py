@@ -96,7 +96,10 @@ def chat(
 
 def _read_prompt(prompt: str | None) -> str | None:
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        piped = sys.stdin.read().strip("\n")
+        try:
+            piped = sys.stdin.read().strip("\n")
+        except UnicodeDecodeError as error:
+            raise output.UsageFault(f"the prompt on stdin is not {error.encoding} text") from error
         if not piped:
             raise output.UsageFault("the prompt on stdin is empty")
         return piped

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_infer.cli import options, output
+from hybrid_infer.cli import options, output, streams
 
 
 def doctor(
@@ -45,11 +45,12 @@ def _show(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = output.tables()
+    good_mark, bad_mark = f"[green]{streams.mark('✓')}[/green]", f"[red]{streams.mark('✗')}[/red]"
+    marks = {True: good_mark, False: bad_mark, None: streams.mark("·")}
     for title, lines in _sections(found):
         console.print(f"[bold]{title}[/bold]")
         for good, text in lines:
-            mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}[good]
-            console.print(f"  {mark} {escape(text)}")
+            console.print(f"  {marks[good]} {escape(text)}")
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("model", "downloaded", "fits", "local", "can do locally", "remote"):
         table.add_column(heading, overflow="fold")
@@ -64,7 +65,7 @@ def _show(found: dict[str, Any]) -> None:
         )
     console.print(table)
     for step in found["next_steps"]:
-        console.print(escape(f"→ {step}"))
+        console.print(escape(f"{streams.mark('→')} {step}"))
 
 
 def _placement(row: dict[str, Any]) -> str:

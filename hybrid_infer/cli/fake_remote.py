@@ -46,10 +46,10 @@ def fake_remote(
 
 
 def _announce(remote: FakeRemote) -> None:
-    print(USAGE.format(url=remote.url), flush=True)
+    output.announce(USAGE.format(url=remote.url))
 
 
 def _log(request: ReceivedRequest) -> None:
     model = request.body_json.get("model") if isinstance(request.body_json, dict) else None
     about = f" model={model}" if model else ""
-    print(f"{request.method} {request.path} {len(request.body)} bytes{about}", flush=True)
+    output.announce(f"{request.method} {request.path} {len(request.body)} bytes{about}")

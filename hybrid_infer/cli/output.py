@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hybrid_infer.cli import streams
 from hybrid_infer.errors import (
     AllTargetsFailedError,
     APIConnectionError,
@@ -83,7 +84,16 @@ def tables() -> Console:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(value, ensure_ascii=False, default=_encode), flush=True)
+    text = json.dumps(value, ensure_ascii=False, default=_encode)
+    if not streams.carries(text):  # what stdout would escape instead is no JSON
+        text = json.dumps(value, default=_encode)
+    print(text, flush=True)
+
+
+def announce(text: str) -> None:
+    """Print what a server says about itself; it serves on where nobody can read that."""
+    if not streams.is_closed():
+        print(text, flush=True)
 
 
 def _encode(value: Any) -> Any:

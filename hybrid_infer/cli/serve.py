@@ -82,4 +82,4 @@ def serve(
 
 
 def _announce(url: str) -> None:
-    print(f"hybrid-infer serves on {url}  (Ctrl-C stops it)", flush=True)
+    output.announce(f"hybrid-infer serves on {url}  (Ctrl-C stops it)")

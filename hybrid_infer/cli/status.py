@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hybrid_infer.cli import options, output
+from hybrid_infer.cli import options, output, streams
 from hybrid_infer.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -113,11 +113,12 @@ def _summary(document: dict[str, Any]) -> RenderableType:
 
     recent = document["recent"]
     median = recent["latency_p50_seconds"]
-    latency = "" if median is None else f" · {median * 1e3:.0f} ms (p50)"
+    dot = streams.mark("·")
+    latency = "" if median is None else f" {dot} {median * 1e3:.0f} ms (p50)"
     return Text(
-        f"hybrid_infer {document['version']} · {document['policy']} · "
-        f"{document['requests_in_progress']} in progress · "
-        f"{recent['calls_per_second']:.1f} calls/s{latency} · "
+        f"hybrid_infer {document['version']} {dot} {document['policy']} {dot} "
+        f"{document['requests_in_progress']} in progress {dot} "
+        f"{recent['calls_per_second']:.1f} calls/s{latency} {dot} "
         f"last minute: {recent['remote_calls']} remote, {recent['local_calls']} local, "
         f"{recent['fallback_calls']} fallbacks\n",
         style="bold",

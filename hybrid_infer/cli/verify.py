@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybrid_infer.cli import options, output
+from hybrid_infer.cli import options, output, streams
 
 if TYPE_CHECKING:
     from hybrid_infer.datatypes.parity import ParityReport, ProbeParity
@@ -67,9 +67,9 @@ def _show(report: ParityReport) -> None:
         console.print(table)
     in_table = {f"{row.target}: {row.probe}: {row.why}" for row in report.probes}
     for line in (line for line in report.failures if line not in in_table):
-        console.print(f"[red]✗[/red] {escape(line)}")
+        console.print(f"[red]{streams.mark('✗')}[/red] {escape(line)}")
     for line in report.left_out:
-        console.print(f"· left out: {escape(line)}")
+        console.print(f"{streams.mark('·')} left out: {escape(line)}")
     console.print(escape(_verdict(report)), style="green" if report.ok else "bold red")
 
 
@@ -92,4 +92,4 @@ def _verdict(report: ParityReport) -> str:
         parts.append(f"max abs {report.max_abs:.1e}")
     if report.dtype is not None:
         parts.append(f"local {report.dtype}")
-    return " · ".join(parts)
+    return f" {streams.mark('·')} ".join(parts)

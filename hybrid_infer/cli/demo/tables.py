@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid_infer.cli import output
+from hybrid_infer.cli import output, streams
 from hybrid_infer.cli.demo.records import PhaseRow, Report
 
 
@@ -52,6 +52,6 @@ def verdict(report: Report) -> str:
     if report.cosine_min is None:
         agreement = "no text was embedded on both sides, so nothing could be compared"
     else:
-        sign = "≥" if report.cosine_min >= report.cosine_bound else "<"
+        sign = streams.mark("≥") if report.cosine_min >= report.cosine_bound else "<"
         agreement = f"cosine {floored(report.cosine_min)} {sign} {report.cosine_bound:g}"
     return f"{report.lost} calls lost of {report.calls}; {agreement}"
