@@ -46,7 +46,8 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         ModelIntegrityError: the folder holds no usable model, another one than models.yaml describes,
             or other files than models.lock lists.
         ConfigError: its weights are quantised, and models.yaml does not allow that.
-        InvalidRequestError: `spec` is a seeded model, which is written and never staged.
+        InvalidRequestError: there is no such folder, or `spec` is a seeded model, which is written
+            and never staged.
         LocalEngineError: the disk refused.
     """
     if spec.repo.startswith(TINY_PREFIX):
@@ -54,7 +55,7 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
             f"{spec.repo} is seeded and takes no files from elsewhere", argument="source"
         )
     if not directory.is_dir():
-        raise ModelIntegrityError(f"{directory} is not a folder")
+        raise InvalidRequestError(f"{directory} is not a folder", argument="source")
     repo = repo_folder(spec.repo, hub_cache_dir())
     with one_at_a_time(spec.repo), _without_pickles(directory, repo) as whole:
         return _stage(whole, spec, strict=strict)

@@ -64,6 +64,15 @@ def test_unclear_wishes_exit_2(run, words):
     assert done.err.startswith("error: ")
 
 
+def test_a_folder_that_is_not_there_exits_2(run, tmp_path):
+    done = run("pull", "org/name", "--from", tmp_path / "nothing")
+    assert done.code == 2
+    assert "nothing is not a folder" in done.err
+    done = run("pull", "org/name", "--from", tmp_path / "nothing", "--json")
+    assert done.code == 2
+    assert json.loads(done.out)["failed"]["org/name"]["argument"] == "source"
+
+
 def test_a_dry_run_asks_for_names_too(run, monkeypatch, folder):
     assert run("pull", "--dry-run").code == 2
     assert run("pull", "a/b", "--from", folder, "--dry-run").code == 2

@@ -83,12 +83,18 @@ def test_a_broken_folder_leaves_nothing_behind(hub, model_folder, pinned, tmp_pa
     assert stage(model_folder, pinned) == find_snapshot(pinned)
 
 
-@pytest.mark.parametrize("make", [False, True])
-def test_folders_without_a_model(hub, tmp_path, pinned, make):
-    if make:
-        (tmp_path / "x").mkdir()
+def test_a_folder_without_a_model(hub, tmp_path, pinned):
+    (tmp_path / "x").mkdir()
     with pytest.raises(ModelIntegrityError, match=str(tmp_path / "x")):
         stage(tmp_path / "x", pinned)
+
+
+def test_a_folder_that_is_not_there_is_a_wrong_argument(hub, tmp_path, pinned):
+    (tmp_path / "file").touch()
+    for name in ("nothing", "file"):
+        with pytest.raises(InvalidRequestError, match=f"{name} is not a folder") as caught:
+            stage(tmp_path / name, pinned)
+        assert caught.value.argument == "source"
 
 
 def test_other_contents_of_an_unpinned_model_move_main(hub, model_folder, unpinned, tmp_path):
