@@ -161,9 +161,9 @@ def _embed_files(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    source = files.open()  # first: of a file that is not there nothing else is worth saying
     if as_json and files.output is None:
         raise output.UsageFault("--json is one value on stdout: such an input needs --output")
-    source = files.open()
     with open_client() as client:
         summary = embed_files(client, source, files, bulk, hidden=quiet or as_json)
     if as_json:

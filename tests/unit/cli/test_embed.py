@@ -97,6 +97,16 @@ def test_what_cannot_be_read_or_written_exits_2(run, small, tmp_path):
         assert str(target) in done.err.replace("\n", "")
 
 
+def test_with_json_too_a_file_that_is_not_there_is_named_first(run, small, tmp_path):
+    done = run("embed", tmp_path / "nothing.txt", "--json", *small)
+    assert done.code == 2
+    assert "nothing.txt: there is no such file" in json.loads(done.out)["error"]["message"]
+    (tmp_path / "rows.csv").write_text("text\nhello\n")
+    done = run("embed", tmp_path / "rows.csv", "--json", *small)
+    assert done.code == 2
+    assert "needs --output" in json.loads(done.out)["error"]["message"]
+
+
 def test_a_failure_half_way_leaves_no_file(run, small, tmp_path, echo):
     target = tmp_path / "out.jsonl"
     echo.respond_with(lambda _request: None if len(echo.ledger) < 2 else unauthorised())
