@@ -21,6 +21,7 @@ def demo(
     from hybrid_infer.cli.demo.records import summarise
 
     stage.check_extra()
+    picture.check_writable(output_file)
     played, chat = stage.perform(quiet=as_json)
     report = summarise(played.calls, played.phases, chat=chat)
     picture.draw(played.calls, played.phases, report, output_file)

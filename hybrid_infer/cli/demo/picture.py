@@ -18,6 +18,25 @@ INK, MUTED = "#222222", "#666666"
 BANDS = ("#FFFFFF", "#F1F1F1", "#E4E4E4", "#FFFFFF")  # darker: worse
 
 
+def check_writable(path: Path) -> None:
+    """See that the picture can be written, before there is one; what is there stays as it is.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageFault: it cannot be written.
+    """
+    was_there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise output.UsageFault(f"cannot write {path}: {error.strerror}") from error
+    if not was_there:
+        path.unlink()
+
+
 def draw(calls: list[Call], phases: list[Phase], report: Report, path: Path) -> None:
     """Write the timeline as a PNG.
 

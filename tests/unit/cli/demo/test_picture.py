@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from hybrid_infer.cli import output
+from hybrid_infer.cli.demo import stage
 from hybrid_infer.cli.demo.records import Call, Phase, summarise
 
 pytest.importorskip("matplotlib")
 
-from hybrid_infer.cli.demo.picture import draw
+from hybrid_infer.cli.demo.picture import check_writable, draw
 
 PHASES = [Phase(name, i, i + 1.0, 1) for i, name in enumerate(("well", "429", "gone", "back"))]
 
@@ -38,3 +39,23 @@ def test_a_folder_that_is_not_there_is_a_usage_fault(tmp_path):
     calls, report = some_calls()
     with pytest.raises(output.UsageFault, match="cannot write"):
         draw(calls, PHASES, report, tmp_path / "nowhere" / "timeline.png")
+
+
+def test_a_check_leaves_what_is_there(tmp_path):
+    path = tmp_path / "timeline.png"
+    check_writable(path)
+    assert not path.exists()
+    path.write_bytes(b"an older picture")
+    check_writable(path)
+    assert path.read_bytes() == b"an older picture"
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_demo_plays(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage, "check_extra", lambda: None)
+    monkeypatch.setattr(stage, "perform", lambda **_: pytest.fail("it played"))
+    for path in (tmp_path, tmp_path / "nowhere" / "timeline.png"):
+        done = run("demo", "-o", path)
+        assert done.code == 2
+        assert done.err.startswith(f"error: cannot write {path}")
