@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -25,6 +26,12 @@ REFRESH_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
 SHOWN_FALLBACKS = 8
 LOCAL_STATES = {"warm": "in memory", "loading": "loading", "cold": "on disk", "absent": "absent"}
+
+
+class NotThisServer(RemoteProtocolError):
+    """What answers at the URL is not ``hybrid-infer serve``, now or later."""
+
+    retryable = False
 
 
 def status(
@@ -63,7 +70,8 @@ def asked(url: str, api_key: str | None) -> Iterator[dict[str, Any]]:
         UsageFault: `url` is none.
         APIConnectionError: nothing answers there.
         AuthenticationError: the key is missing or wrong.
-        RemoteProtocolError: something else answers there.
+        NotThisServer: something else answers there.
+        RemoteProtocolError: it answers with another error.
     """
     import httpx2
 
@@ -88,7 +96,7 @@ def asked(url: str, api_key: str | None) -> Iterator[dict[str, Any]]:
             except ValueError:
                 document = None
             if not isinstance(document, dict) or "recent" not in document:
-                raise RemoteProtocolError(f"what answers at {url} is not hybrid-infer serve")
+                raise _elsewhere(url)
             yield document
 
 
@@ -97,7 +105,20 @@ def _refused(status_code: int, url: str) -> HybridInferError:
         return AuthenticationError(
             f"{url} asks for its key: set HYBRID_INFER_SERVER_KEY to the one it was started with"
         )
+    if status_code == 404:  # noqa: PLR2004 - HTTP
+        return _elsewhere(url)
     return RemoteProtocolError(f"{url} answers {status_code}", status=status_code)
+
+
+def _elsewhere(url: str) -> NotThisServer:
+    """Says what is wrong with a URL at which something else answers."""
+    parts = urlsplit(url)
+    if parts.path.strip("/"):
+        return NotThisServer(
+            f"{url} is not the address of a hybrid-infer server: give its root, "
+            f"{parts.scheme}://{parts.netloc}"
+        )
+    return NotThisServer(f"what answers at {url} is not hybrid-infer serve")
 
 
 def view(document: dict[str, Any]) -> RenderableType:
