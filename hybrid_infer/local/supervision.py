@@ -45,23 +45,15 @@ class RestartLimit:
         return len(self._times) <= self._restarts
 
 
-class Crew:
-    """Daemon threads by task; each repeats its step until that returns False.
+class ProcessBound:
+    """What works only in the process that made it: no thread survives a fork."""
 
-    Args:
-        name: what the threads' names begin with.
-        bury: told the task and what its thread died of, on the dying thread.
-    """
-
-    def __init__(self, name: str, bury: Callable[[str, BaseException], None]) -> None:
-        self._name, self._bury = name, bury
-        self._steps: dict[str, Step] = {}
-        self._threads: dict[str, threading.Thread] = {}
+    def __init__(self) -> None:
         self._process = os.getpid()
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this is the copy of a forked child: no thread survives a fork."""
+        """Whether this is the copy of a forked child."""
         return self._process != os.getpid()
 
     def refuse_if_inherited(self) -> None:
@@ -72,6 +64,21 @@ class Crew:
         """
         if self.is_inherited:
             raise EngineClosedError("this engine was made before a fork; make a new client here")
+
+
+class Crew(ProcessBound):
+    """Daemon threads by task; each repeats its step until that returns False.
+
+    Args:
+        name: what the threads' names begin with.
+        bury: told the task and what its thread died of, on the dying thread.
+    """
+
+    def __init__(self, name: str, bury: Callable[[str, BaseException], None]) -> None:
+        super().__init__()
+        self._name, self._bury = name, bury
+        self._steps: dict[str, Step] = {}
+        self._threads: dict[str, threading.Thread] = {}
 
     def lacks(self, task: str) -> bool:
         """Whether a task has no thread."""

@@ -272,6 +272,60 @@ def test_a_forked_child_is_told_so_and_a_client_of_its_own_works():
     assert done.returncode == 0, done.stderr
 
 
+FORK_IN_A_STREAM = """
+import asyncio, os, signal, sys
+from hybrid_infer import AsyncHybridClient, HybridClient
+from hybrid_infer.errors import EngineClosedError, StreamInterruptedError
+
+options = {"max_tokens": 400, "stream": True, "deadline": 90, "n": int(sys.argv[1])}
+client = HybridClient(policy="local-only", profile="tiny")
+awaited = AsyncHybridClient(policy="local-only", profile="tiny")
+
+async def begin():
+    stream = await awaited.chat_completion("hello", **options)
+    await anext(stream)
+    return stream
+
+async def rest(stream):
+    return [chunk async for chunk in stream]
+
+def is_refused(read):
+    try:
+        read()
+    except StreamInterruptedError as error:
+        return isinstance(error.__cause__, EngineClosedError)
+    return False
+
+blocking, other = client.chat_completion("hello", **options), asyncio.run(begin())
+next(blocking)
+if not (child := os.fork()):
+    signal.alarm(30)  # far less than the deadline: a child that waits is killed
+    if not is_refused(lambda: list(blocking)):
+        os._exit(1)
+    if not is_refused(lambda: asyncio.run(rest(other))):
+        os._exit(2)
+    blocking.close()
+    asyncio.run(other.aclose())
+    os._exit(3 if list(blocking) else 0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert list(blocking)
+client.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("answers", ["1", "4"])
+def test_a_stream_is_refused_at_once_in_a_forked_child_and_goes_on_in_its_parent(answers):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_IN_A_STREAM, answers],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 ENDINGS = {
     "never closed": "ask(client)",
     "closed twice": "ask(client); client.close(); client.close()",

@@ -14,15 +14,17 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, ChatReply, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.datatypes.timings import ChatTimings, timings_of
+from hybrid_infer.errors import HybridInferError
 from hybrid_infer.local.generation.choices import Answering, submit_all
 from hybrid_infer.local.generation.engine import ChatEngine
 from hybrid_infer.local.generation.job import Emit, End
 from hybrid_infer.local.generation.logprobs import Entry, content_of
+from hybrid_infer.local.supervision import ProcessBound
 from hybrid_infer.local.waiting import too_late
 
 
-class LocalStream:
-    """A `PartStream` of local parts.
+class LocalStream(ProcessBound):
+    """A `PartStream` of local parts, which come only in the process that asked for them.
 
     Args:
         engine: where to submit.
@@ -39,6 +41,7 @@ class LocalStream:
         *,
         wants_usage: bool,
     ) -> None:
+        super().__init__()
         self._arrived: queue.SimpleQueue[ChatPart | End] = queue.SimpleQueue()
         self._wants_usage = wants_usage
         self._is_over = False
@@ -77,13 +80,17 @@ class LocalStream:
 
     def _next_item(self) -> ChatPart | End:
         deadline = self._job.deadline
-        while True:
-            try:
-                return self._arrived.get(timeout=deadline.left())
-            except queue.Empty:
-                if deadline.expired():
-                    self.close()
-                    raise too_late(deadline) from None
+        try:
+            self.refuse_if_inherited()
+            while True:
+                try:
+                    return self._arrived.get(timeout=deadline.left())
+                except queue.Empty:
+                    if deadline.expired():
+                        raise too_late(deadline) from None
+        except HybridInferError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop computing within one step."""
@@ -103,7 +110,7 @@ def _emitter(loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue[ChatPart | 
     return emit
 
 
-class AsyncLocalStream:
+class AsyncLocalStream(ProcessBound):
     """`LocalStream`, awaited on the loop that made it.
 
     Args:
@@ -121,6 +128,7 @@ class AsyncLocalStream:
         *,
         wants_usage: bool,
     ) -> None:
+        super().__init__()
         self._arrived: asyncio.Queue[ChatPart | End] = asyncio.Queue()
         self._wants_usage = wants_usage
         self._is_over = False
@@ -161,6 +169,7 @@ class AsyncLocalStream:
     async def _next_item(self) -> ChatPart | End:
         deadline = self._job.deadline
         try:
+            self.refuse_if_inherited()
             while True:
                 try:
                     # Not wait_for: before Python 3.12 it loses a cancellation that comes with an item.

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from threading import Event
 from typing import Any
 
 import torch
@@ -60,18 +59,18 @@ class ChatJob:
         self.max_new_tokens = 0
         self._emit = emit
         self._timer = TokenTimer()
-        self._abandoned = Event()
+        self._is_abandoned = False  # not an Event: a fork may copy its lock while it is held
         self._has_ended = False
         self._num_new = 0
 
     def abandon(self) -> None:
         """The caller has gone: computing stops within one step."""
-        self._abandoned.set()
+        self._is_abandoned = True
 
     @property
     def is_done(self) -> bool:
         """Whether nobody waits for anything more."""
-        return self._has_ended or self._abandoned.is_set()
+        return self._has_ended or self._is_abandoned
 
     @property
     def places(self) -> int:

@@ -21,7 +21,7 @@ from hybrid_infer.errors import (
     LocalEngineError,
     OverloadedError,
 )
-from hybrid_infer.local.generation.consuming import AsyncLocalStream
+from hybrid_infer.local.generation.consuming import AsyncLocalStream, LocalStream
 from hybrid_infer.local.generation.engine import ChatEngine
 from hybrid_infer.local.generation.job import ChatJob, End
 from hybrid_infer.local.generation.scheduling import Limits
@@ -492,6 +492,26 @@ def test_a_fork_s_copy_refuses_and_closes_at_once(make_engine):
             Caller(engine, "a")
         engine.close()
     engine._loop._crew._process += 1
+
+
+def test_a_fork_s_copy_of_a_stream_ends_at_once(make_engine, decoder):
+    engine = make_engine()
+    decoder.gate.clear()  # no part comes before the deadline, which is far away
+    request = ChatRequest(SPEC, ({"role": "user", "content": "a"},), 30, temperature=0.0)
+    stream = LocalStream(engine, request, Deadline(600), wants_usage=False)
+    stream._process = -1  # what a child of this process would see
+
+    async def read():
+        awaited = AsyncLocalStream(engine, request, Deadline(600), wants_usage=False)
+        awaited._process = -1
+        with pytest.raises(EngineClosedError, match="fork"):
+            await anext(awaited)
+        assert await anext(awaited, None) is None
+
+    with pytest.raises(EngineClosedError, match="fork"):
+        next(stream)
+    assert next(stream, None) is None
+    asyncio.run(read())
 
 
 def test_a_system_without_threads_is_an_overload(make_engine, monkeypatch):
