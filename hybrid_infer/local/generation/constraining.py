@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError
+from hybrid_infer.local.generation.grammars import is_dead_end
 
 # llguidance burns 50,000 fuel a millisecond when it compiles and 14,000 in a step, and makes 20,000
 # items; a state takes 2 kB.
@@ -72,7 +73,7 @@ class Constraint:
         """`logits`, ``(vocabulary,)``, with every token but the allowed ones ruled out.
 
         Raises:
-            LocalEngineError: the grammar has become too costly.
+            LocalEngineError: the grammar has become too costly, or no token may follow.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -91,5 +92,8 @@ class Constraint:
         self._check()
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise LocalEngineError(f"response_format is too costly: {self._matcher.get_error()}")
+        if not self._matcher.is_error():
+            return
+        if is_dead_end(self._matcher):  # its schema can be matched, but not with these tokens
+            raise LocalEngineError("response_format allows none of the model's tokens here")
+        raise LocalEngineError(f"response_format is too costly: {self._matcher.get_error()}")

@@ -1,4 +1,4 @@
-"""What ``response_format`` asks for, as a grammar of llguidance. No torch, no tokenizer.
+"""What ``response_format`` asks for, as a grammar of llguidance. No torch, and no model.
 
 Source: https://platform.openai.com/docs/guides/structured-outputs
 """
@@ -9,6 +9,8 @@ import functools
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from hybrid_infer.local.generation.circles import has_circle
 
 MAX_SCHEMA_BYTES = 32_768  # at most some 0.2 s to compile
 # Whether a text can match several patterns at once takes exponential time to find out: measured with
@@ -29,8 +31,8 @@ _HARMLESS = frozenset(
 def grammar_of(response_format: Mapping[str, Any]) -> str:
     """The grammar of the answers that `response_format` allows.
 
-    It is compiled without a vocabulary, which takes less than a millisecond for a usual schema, so
-    that a wrong one is known before anything is computed.
+    It is compiled without a model's vocabulary, which takes less than a millisecond for a usual
+    schema, so that a wrong one is known before anything is computed.
 
     Args:
         response_format: ``{"type": "json_object"}``, or ``{"type": "json_schema", "json_schema":
@@ -38,7 +40,7 @@ def grammar_of(response_format: Mapping[str, Any]) -> str:
 
     Raises:
         ValueError: it is of another type, its schema is wrong, has a keyword that is not known
-            here, or is too large; the message says which.
+            here, is too large, or is one that no text can match; the message says which.
     """
     kind = response_format.get("type")
     if kind == "json_object":
@@ -63,7 +65,27 @@ def _compiled(schema: str) -> str:
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_wrong:
         raise ValueError("; ".join(messages)[:MOST_SHOWN])
+    if has_circle(json.loads(schema)) or not _can_begin(grammar):
+        raise ValueError("its schema has a $ref that leads back to itself, so nothing can match it")
     return grammar
+
+
+def _can_begin(grammar: str) -> bool:
+    """Whether a text may begin with any byte at all; llguidance knows it only once it is asked."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    matcher.compute_bitmask()
+    return not is_dead_end(matcher)
+
+
+def is_dead_end(matcher: Any) -> bool:
+    """Whether a matcher failed because nothing can follow, and not because of its limits.
+
+    It has no code for that: its message begins with the name of the reason.
+    """
+    message: str = matcher.get_error()
+    return message.startswith("NoExtensionBias")
 
 
 def _check_patterns(schema: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from llguidance import LLMatcher, LLTokenizer
 
 from hybrid_infer.errors import InvalidRequestError, LocalEngineError
 from hybrid_infer.local.generation import constraining
@@ -114,11 +115,8 @@ def test_a_step_too_costly_is_an_error_of_its_answer(model, monkeypatch):
         answer(model, hostile, 3)
 
 
-def test_a_circle_of_references_is_an_error_or_an_end(model):
-    circle = {
-        "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
-        "$ref": "#/$defs/a",
-    }
-    prompter, ends = model
-    with pytest.raises((InvalidRequestError, LocalEngineError)):
-        Constraint(prompter.grammar_vocabulary(ends), schema(circle)).adjusted(torch.zeros(900))
+def test_an_answer_that_no_token_can_follow_is_not_called_too_costly():
+    circle = LLMatcher.grammar_from_json_schema('{"$ref": "#"}')  # which `grammar_of` refuses
+    constraint = Constraint(LLTokenizer("byte"), circle)
+    with pytest.raises(LocalEngineError, match="none of the model's tokens"):
+        constraint.adjusted(torch.zeros(258))

@@ -100,6 +100,7 @@ def test_with_it_a_schema_that_cannot_be_obeyed_says_why():
     assert why({"type": "object"}) is None
     assert why({"type": "strin"}) == ("response_format", "Invalid type: strin")
     assert why({"type": "array", "uniqueItems": True})[1].startswith("Unimplemented keys")
+    assert "back to itself" in why({"allOf": [{"$ref": "#"}]})[1]
     assert "bytes" in why({"enum": ["x" * 40_000]})[1]
     assert unsupported_option(request(response_format={"type": "regex", "value": "a"})) == (
         "response_format",
