@@ -7,11 +7,15 @@ import math
 from collections import deque
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.errors import DeadlineExceededError
 from hybrid_infer.local.answer import Answer, ResultT
+
+ItemT = TypeVar("ItemT")
 
 # Between two looks at the deadlines of all tasks, however close the next of them is. A look takes 2 µs a
 # task: so where thousands run out of time one by one, a tenth of the loop's time goes into it.
@@ -178,6 +182,51 @@ def _mailbox(loop: asyncio.AbstractEventLoop) -> _Mailbox:
     if found is None:
         found = _mailboxes[id(loop)] = _Mailbox(loop)
     return found
+
+
+class Arrivals(Generic[ItemT]):
+    """Items on their way from a compute thread to a task of any event loop, of one after another too.
+
+    It knows a loop only while somebody waits there, so whatever comes between two waits is kept.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[ItemT] = deque()
+        self._waiters: dict[_Waiter, None] = {}
+
+    def put(self, item: ItemT) -> None:
+        """Hand over an item, from any thread."""
+        self._items.append(item)  # first: who waits from here on looks for it
+        for waiter in list(self._waiters):
+            waiter(item)
+
+    async def get(self, deadline: Deadline) -> ItemT:
+        """The next item, on the running event loop; who is cancelled leaves it to the next call.
+
+        Raises:
+            DeadlineExceededError: the deadline ran out first.
+        """
+        while True:
+            with suppress(IndexError):  # none, or another task took it
+                return self._items.popleft()
+            await self._wait(deadline)
+            if not self._items and deadline.expired():  # else progress has moved the deadline on
+                raise too_late(deadline)
+
+    async def _wait(self, deadline: Deadline) -> None:
+        """Wait for an item or the deadline, or for what another task took first."""
+        loop = asyncio.get_running_loop()
+        mailbox = _mailbox(loop)
+        woken: asyncio.Future[None] = loop.create_future()
+        waiter = _Waiter(deadline, mailbox, woken)
+        mailbox.expect(waiter)
+        self._waiters[waiter] = None
+        try:
+            if not self._items:  # since it was put before anybody waited
+                await woken
+        finally:
+            del self._waiters[waiter]
+            mailbox.forget(waiter)
 
 
 def too_late(deadline: Deadline) -> DeadlineExceededError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hybrid_infer import HybridClient
+from hybrid_infer import AsyncHybridClient, HybridClient
 from hybrid_infer.errors import (
     DeadlineExceededError,
     EngineClosedError,
@@ -324,6 +325,34 @@ def test_a_stream_is_refused_at_once_in_a_forked_child_and_goes_on_in_its_parent
         timeout=110,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("answers", [1, 4])
+def test_a_stream_goes_on_on_another_event_loop_than_it_began_on(answers):
+    options = {"max_tokens": 40, "temperature": 0, "stream": True, "n": answers}
+    client = AsyncHybridClient(policy="local-only", profile="tiny")
+
+    async def begin():
+        stream = await client.chat_completion(PROMPTS[0], **options)
+        return stream, await anext(stream)
+
+    async def go_on(stream):
+        return await anext(stream)
+
+    async def rest(stream):
+        return [chunk async for chunk in stream]
+
+    def said(chunks):
+        texts = [""] * answers
+        for choice in (choice for chunk in chunks for choice in chunk.choices):
+            texts[choice.index] += choice.delta.content or ""
+        return texts
+
+    stream, first = asyncio.run(begin())
+    chunks = [first, asyncio.run(go_on(stream)), *asyncio.run(rest(stream))]
+    with HybridClient(policy="local-only", profile="tiny") as blocking:
+        assert said(chunks) == said(blocking.chat_completion(PROMPTS[0], **options))
+    asyncio.run(client.close())
 
 
 ENDINGS = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 
 from hybrid_infer.datatypes.chat import ChatChoice, ChatMessage, ChatUsage, ChunkChoice
 from hybrid_infer.datatypes.deadline import Deadline
@@ -17,10 +15,10 @@ from hybrid_infer.datatypes.timings import ChatTimings, timings_of
 from hybrid_infer.errors import HybridInferError
 from hybrid_infer.local.generation.choices import Answering, submit_all
 from hybrid_infer.local.generation.engine import ChatEngine
-from hybrid_infer.local.generation.job import Emit, End
+from hybrid_infer.local.generation.job import End
 from hybrid_infer.local.generation.logprobs import Entry, content_of
 from hybrid_infer.local.supervision import ProcessBound
-from hybrid_infer.local.waiting import too_late
+from hybrid_infer.local.waiting import Arrivals, too_late
 
 
 class LocalStream(ProcessBound):
@@ -100,18 +98,8 @@ class LocalStream(ProcessBound):
         self._arrived.put(End())
 
 
-def _emitter(loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue[ChatPart | End]) -> Emit:
-    """Hands over from the engine's thread. It holds no stream, so that a lost one can be freed."""
-
-    def emit(item: ChatPart | End) -> None:
-        with suppress(RuntimeError):  # a loop that has closed has nobody waiting
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
-
-    return emit
-
-
 class AsyncLocalStream(ProcessBound):
-    """`LocalStream`, awaited on the loop that made it.
+    """`LocalStream`, awaited on any loop.
 
     Args:
         engine: where to submit.
@@ -129,11 +117,10 @@ class AsyncLocalStream(ProcessBound):
         wants_usage: bool,
     ) -> None:
         super().__init__()
-        self._arrived: asyncio.Queue[ChatPart | End] = asyncio.Queue()
+        self._arrived: Arrivals[ChatPart | End] = Arrivals()
         self._wants_usage = wants_usage
         self._is_over = False
-        emit = _emitter(asyncio.get_running_loop(), self._arrived)
-        self._job: Answering = submit_all(engine, request, deadline, emit)
+        self._job: Answering = submit_all(engine, request, deadline, self._arrived.put)
         weakref.finalize(self, self._job.abandon)
 
     @property
@@ -167,17 +154,9 @@ class AsyncLocalStream(ProcessBound):
                 return item
 
     async def _next_item(self) -> ChatPart | End:
-        deadline = self._job.deadline
         try:
             self.refuse_if_inherited()
-            while True:
-                try:
-                    # Not wait_for: before Python 3.12 it loses a cancellation that comes with an item.
-                    async with asyncio.timeout(deadline.left()):
-                        return await self._arrived.get()
-                except TimeoutError:
-                    if deadline.expired():
-                        raise too_late(deadline) from None
+            return await self._arrived.get(self._job.deadline)
         except BaseException:
             await self.aclose()
             raise
@@ -187,7 +166,7 @@ class AsyncLocalStream(ProcessBound):
         self._is_over = True
         self._job.abandon()
         # Whoever still waits in another task is woken.
-        self._arrived.put_nowait(End())
+        self._arrived.put(End())
 
 
 class _Answer:

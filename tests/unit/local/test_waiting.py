@@ -9,10 +9,11 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from hybrid_infer import DeadlineExceededError
 from hybrid_infer.datatypes.deadline import Deadline
-from hybrid_infer.local.waiting import _Mailbox, _Waiter, wait_async
+from hybrid_infer.local.waiting import Arrivals, _Mailbox, _Waiter, wait_async
 
 PATIENCE_SECONDS = 60.0
 
@@ -259,3 +260,108 @@ def test_where_thousands_run_out_of_time_one_by_one_the_loop_is_not_kept_busy_wi
     asyncio.run(run())
     seconds_per_look = 2e-6
     assert looks * seconds_per_look <= 0.15 * loop.now
+
+
+class Watched(Arrivals):
+    """Arrivals that tell when somebody has begun to wait, from within that wait."""
+
+    def __init__(self, on_wait):
+        super().__init__()
+        self._on_wait = on_wait
+
+    async def _wait(self, deadline):
+        self._on_wait()
+        await super()._wait(deadline)
+
+
+def patience():
+    return Deadline(PATIENCE_SECONDS)
+
+
+def test_an_item_from_any_thread_wakes_the_task_that_waits_for_it():
+    is_waited_for = threading.Event()
+    arrivals = Watched(is_waited_for.set)
+
+    def put():
+        assert is_waited_for.wait(PATIENCE_SECONDS)
+        arrivals.put("one")
+        arrivals.put("two")
+
+    async def run():
+        return [await arrivals.get(patience()) for _ in range(2)]
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    assert asyncio.run(run()) == ["one", "two"]
+    thread.join()
+
+
+def test_an_item_that_comes_as_somebody_begins_to_wait_is_seen():
+    arrivals = Watched(lambda: arrivals.put("one"))
+    assert asyncio.run(arrivals.get(patience())) == "one"
+
+
+def test_what_comes_between_two_loops_is_kept_for_the_second():
+    arrivals = Arrivals()
+
+    async def wait_and_leave():
+        waiting = asyncio.create_task(arrivals.get(patience()))
+        await checkpoint()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+
+    asyncio.run(wait_and_leave())
+    assert not arrivals._waiters
+    arrivals.put("one")
+    assert asyncio.run(arrivals.get(patience())) == "one"
+
+
+def test_a_loop_that_was_closed_under_its_task_loses_nothing():
+    arrivals = Arrivals()
+    loop = asyncio.new_event_loop()
+    left = loop.create_task(arrivals.get(patience()))
+    loop.run_until_complete(checkpoint())
+    loop.close()
+    arrivals.put("one")
+    assert asyncio.run(arrivals.get(patience())) == "one"
+    left.get_coro().close()
+    left._log_destroy_pending = False
+
+
+def test_of_two_tasks_that_wait_for_one_item_the_other_waits_on():
+    arrivals = Arrivals()
+
+    async def run():
+        first, second = (asyncio.create_task(arrivals.get(patience())) for _ in range(2))
+        await checkpoint()
+        arrivals.put("one")
+        assert await first == "one"
+        assert not second.done()
+        arrivals.put("two")
+        assert await second == "two"
+
+    asyncio.run(run())
+    assert not arrivals._waiters
+
+
+def test_an_item_does_not_come_past_the_deadline():
+    with pytest.raises(DeadlineExceededError):
+        asyncio.run(Arrivals().get(Deadline(0)))
+
+
+def test_who_was_woken_by_a_deadline_that_has_moved_waits_on():
+    looks = iter([True, False])  # over when the mailbox looks, and moved when the task does
+    seconds = iter([0])
+    arrivals = Arrivals()
+
+    def expired():
+        is_over = next(looks)
+        if not is_over:
+            arrivals.put("one")
+        return is_over
+
+    deadline = SimpleNamespace(
+        left=lambda: next(seconds, PATIENCE_SECONDS), expired=expired, asked_seconds=0
+    )
+    assert asyncio.run(arrivals.get(deadline)) == "one"
