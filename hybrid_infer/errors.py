@@ -162,9 +162,14 @@ class APIConnectionError(HybridInferError):
 
 
 class APITimeoutError(HybridInferError):
-    """One attempt at a remote took longer than it was given."""
+    """One attempt at a remote took longer than it was given.
+
+    Attributes:
+        was_sent: whether the time was the remote's; else it was over before a connection was free.
+    """
 
     retryable = True
+    was_sent = True
 
 
 class DeadlineExceededError(HybridInferError):

@@ -1,4 +1,4 @@
-"""The waits of a client's calls, which end when it is closed."""
+"""The waits of a client's calls, which end early when it is closed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 from threading import Event, Lock
 
-from hybrid_infer.errors import EngineClosedError
-
 
 class Pauses:
-    """Sleeps, for threads and for tasks of any event loop, until it is ended."""
+    """Sleeps, for threads and for tasks of any event loop; none is left once it is ended."""
 
     def __init__(self) -> None:
         self._ended = Event()
@@ -18,13 +16,8 @@ class Pauses:
         self._tasks: set[asyncio.Future[None]] = set()
 
     def sleep(self, seconds: float) -> None:
-        """Wait.
-
-        Raises:
-            EngineClosedError: the client is closed, or was meanwhile.
-        """
-        if self._ended.wait(seconds):
-            raise _closed()
+        """Wait for so long, or until the client is closed."""
+        self._ended.wait(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
         """`sleep`, awaited."""
@@ -37,8 +30,6 @@ class Pauses:
         finally:
             with self._lock:
                 self._tasks.discard(woken)
-        if self._ended.is_set():
-            raise _closed()
 
     def end(self) -> None:
         """End all of them, and every later one; from any thread."""
@@ -53,7 +44,3 @@ class Pauses:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-def _closed() -> EngineClosedError:
-    return EngineClosedError("the client was closed during the call")

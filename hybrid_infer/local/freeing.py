@@ -12,24 +12,11 @@ from functools import cache
 
 def free_memory() -> None:
     """Collect cycles, and give back what the allocators hold free."""
-    _collect()
+    gc.collect()  # of ours nothing is in one, but other libraries' modules may be
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     _trim()()
-
-
-def _collect() -> None:
-    """Collect cycles, for an engine's threads and queues know each other.
-
-    An application may have frozen it among all that it had loaded, so that the collector passes it by (``gc.freeze``).
-    """
-    is_frozen = gc.get_freeze_count() > 0
-    if is_frozen:
-        gc.unfreeze()
-    gc.collect()
-    if is_frozen:
-        gc.freeze()
 
 
 def forget_frames(error: BaseException | None) -> None:

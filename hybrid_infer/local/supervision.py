@@ -121,11 +121,22 @@ class Crew(ProcessBound):
             return False
         return True
 
-    def join(self, seconds: float = JOIN_SECONDS) -> None:
-        """Wait for every thread but the calling one, at most `seconds` for each."""
+    def disband(self, seconds: float = JOIN_SECONDS) -> None:
+        """Wait for every thread but the calling one, at most `seconds` for each; none comes after.
+
+        What they did is forgotten: it knows the engine, which knows this. So a closed engine is freed
+        as soon as nobody else knows it, even if an application has told the garbage collector to pass
+        it by (``gc.freeze``).
+        """
         for thread in list(self._threads.values()):
             if thread is not threading.current_thread():
                 thread.join(seconds)
+        self._steps.clear()
+        self._bury = _nobody_buries
+
+
+def _nobody_buries(task: str, error: BaseException) -> None:
+    """What a thread is told that dies after its crew was disbanded: everyone has an answer already."""
 
 
 class Watchdog:

@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore2
 import httpx2
 
-from hybrid_infer.errors import APIConnectionError, ConfigError
+from hybrid_infer.errors import APIConnectionError
 from hybrid_infer.registry.urls import is_loopback
 
 
@@ -21,9 +21,9 @@ def environment_proxy(base_url: str) -> httpcore2.Proxy | None:
     through a proxy: there it would mean another machine.
 
     Raises:
-        ConfigError: the variable does not hold a usable proxy URL. It is not repeated, because
-            it may hold a password.
-        APIConnectionError: it is a SOCKS proxy, and the package that speaks to one is not installed.
+        APIConnectionError: the variable does not hold a usable proxy URL, which is not repeated, because
+            it may hold a password; or that of a SOCKS proxy, and the package that speaks to one is not
+            installed. Other targets may serve meanwhile.
     """
     parts = urlsplit(base_url)
     host = parts.hostname or ""
@@ -35,7 +35,7 @@ def environment_proxy(base_url: str) -> httpcore2.Proxy | None:
         return None
     proxy = _parsed(url if "://" in url else f"http://{url}")
     if proxy is None:
-        raise ConfigError(
+        raise APIConnectionError(
             f"the proxy that the environment names for {parts.scheme} URLs is not usable"
         )
     if proxy.url.scheme.startswith(b"socks") and find_spec("socksio") is None:

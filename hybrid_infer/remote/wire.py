@@ -15,7 +15,6 @@ from hybrid_infer.errors import (
     APITimeoutError,
     EngineClosedError,
     HybridInferError,
-    OverloadedError,
     RemoteProtocolError,
 )
 from hybrid_infer.remote.bodies import BodyDecoder, Sender
@@ -139,10 +138,12 @@ class Endpoint:
             return APIConnectionError(
                 f"{self.host}: no connection within {self._connect_seconds:g} s"
             )
-        if isinstance(error, httpcore2.PoolTimeout):  # nothing was sent: no fault of the remote's
-            return OverloadedError(
-                f"{self.host}: all {MAX_CONNECTIONS} connections of this client are in use"
+        if isinstance(error, httpcore2.PoolTimeout):
+            waited = APITimeoutError(
+                f"{self.host}: none of the {MAX_CONNECTIONS} connections of this client was free in time"
             )
+            waited.was_sent = False
+            return waited
         if isinstance(error, _TIMEOUTS):
             return APITimeoutError(f"{self.host}: an answer did not come in time")
         if isinstance(error, _NOTHING_ANSWERED):

@@ -77,6 +77,10 @@ def _decided(call: Call) -> Flow:
         candidate, wait_seconds = choice
         if wait_seconds > 0:
             yield Wait(wait_seconds)
+            if call.context.is_closed():  # which ends a wait
+                raise with_attempts(
+                    call, EngineClosedError("the client was closed during the call")
+                )
             continue
         decision = yield from _asked(call, candidate)
         if decision is not None:

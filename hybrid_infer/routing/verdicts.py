@@ -131,6 +131,7 @@ VERDICTS: dict[type[HybridInferError], Verdict] = {
 
 _TOO_LARGE = Verdict(Reason.TOO_LARGE)
 _TRUNCATED = Verdict(Reason.BAD_RESPONSE, retry=Retry.JITTERED, counts_against=Scope.MODEL)
+_UNSENT = Verdict(Reason.TIMEOUT, retry=Retry.JITTERED)
 _FORBIDDEN = Verdict(Reason.MODEL_UNAVAILABLE, gate=Gate(Scope.MODEL, 300.0))
 _UNKNOWN = Verdict(Reason.SERVER_ERROR, falls_back=False)
 
@@ -140,12 +141,15 @@ def verdict_for(error: HybridInferError) -> Verdict:
 
     Three statuses share a class with milder company: 413 is a refusal of this body and says
     nothing about the remote's health; 403 is re-asked sooner than 404; a transport that broke
-    mid-body (no status) is worth one more try, unlike a complete answer of the wrong shape.
+    mid-body (no status) is worth one more try, unlike a complete answer of the wrong shape. And what
+    was never sent says nothing about anybody's health.
     """
     if error.status == 413:  # noqa: PLR2004 - HTTP: content too large
         return _TOO_LARGE
     if isinstance(error, ModelNotAvailableError) and error.status == 403:  # noqa: PLR2004 - HTTP
         return _FORBIDDEN
+    if isinstance(error, APITimeoutError) and not error.was_sent:
+        return _UNSENT
     if isinstance(error, RemoteProtocolError) and error.status is None:
         return _TRUNCATED
     for base in type(error).__mro__:

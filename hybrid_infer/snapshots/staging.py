@@ -125,16 +125,22 @@ def _check_same(directory: Path, repo: str, here: Path) -> None:
     """Refuse a folder that is not the copy which is here: it would be left aside without a word.
 
     Raises:
-        ModelIntegrityError: one of its files has another size.
+        ModelIntegrityError: one of its files is another one, or is not there.
     """
-    for name, listed in locked_files(repo, here.name).items():
-        file = directory / name
-        if file.is_file() and (size := file.stat().st_size) != listed.size:
+    names = [file.as_posix() for file in allowed_files(directory)]
+    if all(_is_same(directory / name, here / name) for name in names):
+        return  # nearly always: they are linked
+    listed = locked_files(repo, here.name)
+    for name, file in measured(directory).items():
+        if listed.get(name) != file:
             raise ModelIntegrityError(
-                f"another copy of {repo} is here already: its {name} has {listed.size:,} bytes, that "
-                f"of {directory} {size:,}. To take these files instead, remove {here}, and its entry "
-                f"from {user_lock()}"
+                f"another copy of {repo} is here already: {name} of {directory} is not its own. To take "
+                f"these files instead, remove {here}, and its entry from {user_lock()}"
             )
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    return other.exists() and file.samefile(other)
 
 
 def _is_usable(spec: ModelSpec, folder: Path) -> bool:

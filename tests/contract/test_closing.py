@@ -72,8 +72,9 @@ def test_a_call_that_waits_to_ask_again_ends_at_once(fake):
         call = threads.submit(client.embed, "a", "small", deadline=60)
         fake.wait_for(1, finished=True)
         client.close()
-        with pytest.raises(EngineClosedError):
+        with pytest.raises(EngineClosedError) as caught:
             call.result(10)
+    assert [attempt.target for attempt in caught.value.attempts] == ["huggingface"]
     assert len(fake.ledger) == 1
 
 
@@ -84,8 +85,9 @@ def test_awaited_a_call_that_waits_to_ask_again_ends_at_once(fake):
         call = asyncio.create_task(client.embed("a", "small", deadline=60))
         await asyncio.to_thread(fake.wait_for, 1, finished=True)
         await client.close()
-        with pytest.raises(EngineClosedError):
+        with pytest.raises(EngineClosedError) as caught:
             await asyncio.wait_for(call, 10)
+        assert [attempt.target for attempt in caught.value.attempts] == ["huggingface"]
 
     asyncio.run(main())
     assert len(fake.ledger) == 1

@@ -328,3 +328,23 @@ def test_a_stream_that_its_reader_closes_has_come_to_its_end(client, fake):
     assert next(stream).choices[0].delta.content == "The an"
     stream.close()
     assert list(stream) == []
+
+
+def test_a_read_that_is_cancelled_while_somebody_else_is_asked_is_no_end_either(fake):
+    async def main():
+        async with AsyncHybridClient(
+            profile="tiny", base_url=fake.url, policy="remote-only"
+        ) as client:
+            fake.enqueue(ONLY_WHO_SPEAKS)
+            fake.enqueue(Reply(stall_after_bytes=0), times=None)
+            stream = await client.chat_completion(PROMPT, "small", stream=True)
+            await anext(stream)
+            read = asyncio.ensure_future(anext(stream))
+            await asyncio.to_thread(fake.wait_for, 2)
+            read.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await read
+            with pytest.raises(StreamInterruptedError):
+                await anext(stream)
+
+    asyncio.run(main())

@@ -309,4 +309,4 @@ class Scheduler:
             pending = self._refuse()
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
-        self._crew.join()
+        self._crew.disband()

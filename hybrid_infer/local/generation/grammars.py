@@ -72,11 +72,19 @@ def _compiled(schema: str) -> str:
 
 def _can_begin(grammar: str) -> bool:
     """Whether a text may begin with any byte at all; llguidance knows it only once it is asked."""
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
 
-    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0)
     matcher.compute_bitmask()
     return not is_dead_end(matcher)
+
+
+@functools.cache
+def _byte_tokenizer() -> Any:
+    """A vocabulary of all bytes; to make one takes longer than all else here."""
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
 
 
 def is_dead_end(matcher: Any) -> bool:

@@ -221,4 +221,4 @@ class DecodeLoop:
             pending = self._refuse()
         for job in pending:
             job.fail(EngineClosedError("the local engine was closed"))
-        self._crew.join()
+        self._crew.disband()

@@ -229,10 +229,20 @@ def test_a_folder_of_another_model_than_the_alias_describes_is_not_staged(
     assert not read_lock(user_lock())
 
 
-def test_a_pin_that_was_staged_whole_is_never_replaced(hub, model_folder, dense_folder, pinned):
+def test_a_pin_that_was_staged_whole_is_never_replaced(
+    hub, model_folder, dense_folder, pinned, tmp_path
+):
     staged = stage(model_folder, pinned)
     with pytest.raises(ModelIntegrityError, match=r"another copy of .* is here already"):
         stage(dense_folder, pinned)
     assert stage(model_folder, pinned) == staged
+    weights = next(model_folder.glob("*.safetensors"))
+    other = shutil.copytree(model_folder, tmp_path / "a copy of it")
+    assert stage(other, pinned) == staged, "the same files"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    (other / weights.name).write_bytes(changed)
+    with pytest.raises(ModelIntegrityError, match=rf"{weights.name} of .* is not its own"):
+        stage(other, pinned)
     assert (staged / "config.json").samefile(model_folder / "config.json")
     assert find_snapshot(replace(pinned)) == staged
