@@ -157,6 +157,7 @@ def serve_peer(kind: str, folder: str, dtype: str) -> None:
         return said | {"loaded": loaded, "peak_mb": resident_mb(peak=True)}
 
     serve(answer)
+    os._exit(0)  # infinity's threads do not end by themselves
 
 
 def obey(peer: Any, command: dict[str, Any]) -> dict[str, Any]:
