@@ -43,8 +43,8 @@ with the small sizes that CI has time for.
 | pulls killed by SIGKILL at a random step | 50 of 50 followed by a clean start | `test_killed_pulls.py`, `HYBRID_INFER_TEST_KILLS=50` |
 | commands ended by SIGTERM, SIGINT or SIGKILL in each of 22 phases | 66 of 66 followed by a clean run; no held lock, draft, unfinished file or child process stayed | `test_signals.py`, `HYBRID_INFER_TEST_SIGNALS=all` |
 | first loads at once | 8 processes of 64 threads: 8 loads; 4 processes that pull: each file fetched once | `test_snapshots.py`, `HYBRID_INFER_TEST_PROCESSES=8`; `test_killed_pulls.py` |
-| clients closed with 200 calls in flight | 100 shutdowns: 14,368 results, 5,632 typed errors, 0 others; the process ended within 11 s | `test_lifecycle.py`, `HYBRID_INFER_TEST_SHUTDOWNS=100` |
-| calls cancelled at a random moment | 10,000 local (5,041 before their end) and 10,000 remote (5,670): 0 tasks, threads, files, busy engines left | `test_lifecycle.py`, `HYBRID_INFER_TEST_CANCELLATIONS=10000` |
+| clients closed with 200 calls in flight | 100 shutdowns: 14,213 results, 5,787 typed errors, 0 others; the process ended within 11 s | `test_lifecycle.py`, `HYBRID_INFER_TEST_SHUTDOWNS=100` |
+| calls cancelled at a random moment | 10,000 local (5,032 before their end) and 10,000 remote (5,779): 0 tasks, threads, files, busy engines left | `test_lifecycle.py`, `HYBRID_INFER_TEST_CANCELLATIONS=10000` |
 | a canary key in 1,676 texts of 147 errors | 0 hits | `test_secrets.py` |
 | sockets opened by every command and call on local models, with and without an offline switch | 0; `serve`, `fake-remote` and the demo: their own ports on 127.0.0.1 alone | `test_no_network.py` |
 | fuzzing, 10 targets of 25 s | 8,662,486 executions, 0 crashes | `scripts/audit/run fuzz 25` |
