@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _embedders import FOLDERS, PACKAGES
+from _peer import in_turn
 from _report import Table, machine, weights_folder, write_section
 from bench_embed_gpu import CALLERS, PARTS, OnGpu, texts
 
@@ -81,14 +83,15 @@ class OnDevice(OnGpu):
         return MOST_GPU_TOKENS
 
 
-def seconds_of(do: Callable[[], object], repeats: int) -> float:
-    """Median seconds; one more time warms up."""
-    taken = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        do()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+def seconds_of(do: Callable[[int], object], *, collects: bool) -> float:
+    """The seconds that callers take, with the garbage collector or without."""
+    if not collects:
+        gc.disable()
+    started = time.perf_counter()
+    do(CALLERS)
+    seconds = time.perf_counter() - started
+    gc.enable()
+    return seconds
 
 
 def bulk(table: Table, ours: OnDevice, repeats: int) -> None:
@@ -115,19 +118,24 @@ def bulk(table: Table, ours: OnDevice, repeats: int) -> None:
 
 def callers(table: Table, ours: OnDevice, repeats: int) -> None:
     """Callers in one event loop, and what they would take if nothing were done for them."""
+    contenders = {
+        "callers of one text, a device that takes no time": ours.callers,
+        "callers of an engine that answers at once": ours.callers_of_nothing,
+    }
     count = len(texts()) // PARTS
-    for name, do in (
-        ("callers of one text, a device that takes no time", ours.callers),
-        ("callers of an engine that answers at once", ours.callers_of_nothing),
-    ):
-        plain = seconds_of(lambda do=do: do(CALLERS), repeats)  # type: ignore[misc]  # a default
-        gc.disable()
-        bare = seconds_of(lambda do=do: do(CALLERS), repeats)  # type: ignore[misc]  # as above
-        gc.enable()
+    plain, bare = (
+        in_turn(
+            {name: partial(seconds_of, do, collects=collects) for name, do in contenders.items()},
+            repeats,
+        )
+        for collects in (True, False)
+    )
+    for name in contenders:
         table.add(
             f"{CALLERS} {name}",
             "",
-            f"{1e6 * plain / count:.1f} µs a call, {1e6 * bare / count:.1f} without the garbage collector",
+            f"{1e6 * plain[name] / count:.1f} µs a call, {1e6 * bare[name] / count:.1f} without the "
+            "garbage collector",
         )
 
 

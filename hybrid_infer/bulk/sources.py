@@ -101,7 +101,7 @@ def open_source(
         arrow.check_installed()
         total = sum(arrow.num_rows(path) for path in files)
     else:
-        total = sum(_status_of(path).st_size for path in files)
+        total = sum(map(_size_of, files))
     return Source(files, None, chosen, column, total)
 
 
@@ -131,8 +131,8 @@ def _format_of(path: Path) -> str:
 
 
 def _identity_of(path: Path) -> dict[str, Any]:
-    about = _status_of(path)
     with _opened(path) as stream:
+        about = os.fstat(stream.fileno())
         head = hashlib.sha256(stream.read(HEAD_BYTES)).hexdigest()
     return {
         "path": str(path.resolve()), "size": about.st_size, "mtime_ns": about.st_mtime_ns,
@@ -140,11 +140,9 @@ def _identity_of(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _status_of(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise BulkDataError(f"{path}: {error.strerror}") from error
+def _size_of(path: Path) -> int:
+    with _opened(path) as stream:
+        return os.fstat(stream.fileno()).st_size
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -124,7 +124,7 @@ class Engines:
             try:
                 yield _ended(lease.future)
                 _check(lease.future)
-            except BaseException:
+            except BaseException:  # whoever gives up gives the lease back
                 lease.release()
                 raise
             deadline.renew()

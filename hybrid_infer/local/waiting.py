@@ -49,11 +49,7 @@ def wait(future: Answer[ResultT], deadline: Deadline) -> ResultT:
 
 async def wait_async(future: Answer[ResultT], deadline: Deadline) -> ResultT:
     """`wait`, on the running event loop; a cancelled task cancels the future."""
-    loop = asyncio.get_running_loop()
-    mailbox = _mailbox(loop)
-    woken: asyncio.Future[None] = loop.create_future()
-    waiter = _Waiter(deadline, mailbox, woken)
-    mailbox.expect(waiter)
+    mailbox, waiter, woken = _begun_wait(deadline)
     try:
         future.add_done_callback(waiter)
         await woken
@@ -184,6 +180,16 @@ def _mailbox(loop: asyncio.AbstractEventLoop) -> _Mailbox:
     return found
 
 
+def _begun_wait(deadline: Deadline) -> tuple[_Mailbox, _Waiter, asyncio.Future[None]]:
+    """The running task begins to wait: for the future, which its waiter wakes; `forget` ends it."""
+    loop = asyncio.get_running_loop()
+    mailbox = _mailbox(loop)
+    woken: asyncio.Future[None] = loop.create_future()
+    waiter = _Waiter(deadline, mailbox, woken)
+    mailbox.expect(waiter)
+    return mailbox, waiter, woken
+
+
 class Arrivals(Generic[ItemT]):
     """Items on their way from a compute thread to a task of any event loop, of one after another too.
 
@@ -215,11 +221,7 @@ class Arrivals(Generic[ItemT]):
 
     async def _wait(self, deadline: Deadline) -> None:
         """Wait for an item or the deadline, or for what another task took first."""
-        loop = asyncio.get_running_loop()
-        mailbox = _mailbox(loop)
-        woken: asyncio.Future[None] = loop.create_future()
-        waiter = _Waiter(deadline, mailbox, woken)
-        mailbox.expect(waiter)
+        mailbox, waiter, woken = _begun_wait(deadline)
         self._waiters[waiter] = None
         try:
             if not self._items:  # since it was put before anybody waited

@@ -16,7 +16,7 @@ from hybrid_infer.datatypes.embeddings import Embeddings
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.server.answers import JSON, completion_document, route_headers
 from hybrid_infer.server.bodies import read_body
-from hybrid_infer.server.schemas import UNUSED, ChatBody
+from hybrid_infer.server.schemas import ChatBody, UnusedOptions
 from hybrid_infer.server.service import service_of
 from hybrid_infer.server.sse import ChatEvents
 from hybrid_infer.server.work import UntilGone
@@ -30,7 +30,7 @@ NO_IDS = (
     "model's give vectors that look right and are not: send texts. LangChain's OpenAIEmbeddings "
     "does with check_embedding_ctx_length=False"
 )
-_NOT_OPTIONS = {"messages", "model", "response_format", *UNUSED}
+_NOT_OPTIONS = {"messages", "model", "response_format", *UnusedOptions.model_fields}
 
 
 async def answer_chat(request: Request, path_model: str | None = None) -> Response:

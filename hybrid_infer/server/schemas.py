@@ -22,7 +22,6 @@ MODEL_HELP = "An alias (`small`), an alias with its task (`embeddings/small`), o
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 _UNUSED = Field(description="Accepted and not used.")
-UNUSED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
 class Body(BaseModel):
@@ -31,7 +30,18 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ChatBody(Body):
+class UnusedOptions(Body):
+    """What clients send beside a chat request that changes no answer."""
+
+    user: Annotated[str | None, _UNUSED] = None
+    metadata: Annotated[dict[str, Any] | None, _UNUSED] = None
+    store: Annotated[bool | None, _UNUSED] = None
+    service_tier: Annotated[str | None, _UNUSED] = None
+    safety_identifier: Annotated[str | None, _UNUSED] = None
+    prompt_cache_key: Annotated[str | None, _UNUSED] = None
+
+
+class ChatBody(UnusedOptions):
     """OpenAI's chat completion request, with what other servers add to it.
 
     Source: https://platform.openai.com/docs/api-reference/chat/create
@@ -62,12 +72,6 @@ class ChatBody(Body):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
-    user: Annotated[str | None, _UNUSED] = None
-    metadata: Annotated[dict[str, Any] | None, _UNUSED] = None
-    store: Annotated[bool | None, _UNUSED] = None
-    service_tier: Annotated[str | None, _UNUSED] = None
-    safety_identifier: Annotated[str | None, _UNUSED] = None
-    prompt_cache_key: Annotated[str | None, _UNUSED] = None
 
 
 class EmbeddingsBody(Body):
