@@ -22,9 +22,9 @@ async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings
     """The request's body as `kind`.
 
     Raises:
-        RefusedError: 413 too large, 408 too slow, 415 not JSON by its own word, 400 or 431 where its
-            rest is not HTTP or has too large headers.
-        InvalidRequestError: not JSON, too deep, or not of `kind`; ``argument`` names the field.
+        RefusedError: 413 too large, 408 too slow, 415 not JSON by its own word, 400 not of `kind`, 400 or
+            431 where its rest is not HTTP or has too large headers.
+        InvalidRequestError: not JSON, or too deep.
         GoneError: the client left before its last byte.
     """
     declared = _header(request, b"content-type", b"application/json")
@@ -123,7 +123,8 @@ def parsed(document: dict[str, Any], kind: type[_BodyT]) -> _BodyT:
     """`document` as `kind`.
 
     Raises:
-        InvalidRequestError: it is not; ``argument`` names the first field at fault.
+        RefusedError: it is not; its answer names the first field at fault. No model has been looked for, so
+            this is none that does not exist, even if the field is ``model``.
     """
     try:
         return kind.model_validate(document, strict=True)
@@ -137,7 +138,7 @@ def parsed(document: dict[str, Any], kind: type[_BodyT]) -> _BodyT:
             message = f"{name} is required"
         else:
             message = f"{name}: {first['msg']}"
-        raise InvalidRequestError(message, argument=name) from None
+        raise RefusedError(400, message, "invalid_value", argument=name) from None
 
 
 def _depth(error: Any) -> int:

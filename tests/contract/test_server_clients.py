@@ -72,6 +72,7 @@ class TestOpenAI:
             ({"dimensions": 128}, "dimensions", "384"),
             ({"extra_body": {"colour": 1}}, "colour", "unknown field 'colour'"),
             ({"encoding_format": "int8"}, "encoding_format", "float"),
+            ({"model": 3}, "model", "valid string"),
         ],
     )
     def test_what_is_refused(self, ai, change, param, told):
@@ -150,7 +151,9 @@ class TestOpenAI:
     def test_models(self, ai):
         names = [model.id for model in ai.models.list()]
         assert {"chat/small", "embeddings/small"} <= set(names)
-        assert ai.models.retrieve("embeddings/small").owned_by == "tiny"
+        for name in ("embeddings/small", "small", "tiny/all-MiniLM-L6-v2"):
+            assert ai.models.retrieve(name).owned_by == "tiny"
+        assert ai.models.retrieve("default").id == "chat/default"  # vectors have one, too
         with pytest.raises(openai.NotFoundError):
             ai.models.retrieve("chat/none")
 

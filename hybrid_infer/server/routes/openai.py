@@ -60,10 +60,12 @@ async def models(request: Request) -> dict[str, Any]:
     responses=describing.answers(describing.ModelAnswer),
 )
 async def one_model(request: Request, model: describing.ModelInPath) -> dict[str, Any]:
-    """One alias."""
-    for row in await _models(service_of(request)):
-        if model in (row["id"], row["root"]):
-            return row
+    """One alias, under any name that a request may give it; of two that differ in task, the first."""
+    rows = await _models(service_of(request))
+    named = [row for row in rows if model in (row["id"], row["root"])]
+    named += [row for row in rows if model == row["id"].partition("/")[2]]
+    if named:
+        return named[0]
     raise InvalidRequestError(f"there is no model {model[:96]!r} here", argument="model")
 
 

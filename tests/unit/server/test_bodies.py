@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from hybrid_infer import InvalidRequestError
 from hybrid_infer.server.bodies import check_depth, parsed
+from hybrid_infer.server.errors import RefusedError
 from hybrid_infer.server.schemas import ChatBody, EmbeddingsBody, FeaturesBody
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -16,6 +17,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
         (EmbeddingsBody, {"input": 3}, "input"),
         (EmbeddingsBody, {"input": ["a", 3]}, "input[1]"),
         (EmbeddingsBody, {"input": "a", "colour": 1}, "colour"),
+        (EmbeddingsBody, {"input": "a", "model": 1}, "model"),
         (EmbeddingsBody, {"input": "a", "dimensions": "9"}, "dimensions"),
         (FeaturesBody, {"inputs": "a", "options": {"path": "/etc"}}, "options.path"),
         (FeaturesBody, {"inputs": "a", "prompt_name": "q"}, "prompt_name"),
@@ -29,9 +31,9 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
     ],
 )
 def test_the_field_at_fault_is_named(kind, document, argument):
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(RefusedError) as caught:
         parsed(document, kind)
-    assert caught.value.argument == argument
+    assert caught.value.answer.argument == argument
 
 
 @pytest.mark.parametrize(
@@ -75,5 +77,5 @@ def test_any_json_is_a_body_or_one_typed_error(kind, value):
     document = value if isinstance(value, dict) else {"input": value, "messages": value}
     try:
         parsed(document, kind)
-    except InvalidRequestError as error:
-        assert error.argument is not None  # noqa: PT017 - most documents are wrong, not all
+    except RefusedError as error:
+        assert error.answer.argument is not None  # noqa: PT017 - most documents are wrong, not all
