@@ -89,6 +89,28 @@ class OnGpu(Ours):
 
         asyncio.run(self._everyone(number, answer))
 
+    def callers_for_nothing(self, number: int) -> None:
+        """As many tasks that wait as often, but ask for nothing and get nothing: what asyncio takes alone."""
+        waiting: list[asyncio.Future[None]] = []
+
+        def wake_all() -> None:
+            woken, waiting[:] = waiting[:], []
+            for future in woken:
+                future.set_result(None)
+
+        async def wait(times: int) -> None:
+            loop = asyncio.get_running_loop()
+            for _ in range(times):
+                if not waiting:
+                    loop.call_soon(wake_all)
+                waiting.append(loop.create_future())
+                await waiting[-1]
+
+        async def wait_all() -> None:
+            await asyncio.gather(*(wait(len(texts()) // PARTS // number) for _ in range(number)))
+
+        asyncio.run(wait_all())
+
     async def _everyone(self, number: int, answer: Callable[[Any, Any], Awaitable[None]]) -> None:
         from hybrid_infer.datatypes.deadline import Deadline
         from hybrid_infer.datatypes.requests import EmbedRequest

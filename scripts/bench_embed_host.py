@@ -121,6 +121,7 @@ def callers(table: Table, ours: OnDevice, repeats: int) -> None:
     contenders = {
         "callers of one text, a device that takes no time": ours.callers,
         "callers of an engine that answers at once": ours.callers_of_nothing,
+        "tasks that wait as often, and get nothing": ours.callers_for_nothing,
     }
     count = len(texts()) // PARTS
     plain, bare = (
