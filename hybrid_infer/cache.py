@@ -193,10 +193,10 @@ def vector_keys(request: EmbedRequest, space: EmbeddingSpace) -> list[bytes]:
 
 
 def chat_key(request: ChatRequest) -> bytes:
-    """The key of a chat request: repository, revision, messages and every option."""
+    """The key of a chat request: repository, revision, the local copy's file, messages, every option."""
     spec = request.spec
     return _digest([
-        "chat", spec.repo, spec.revision, spec.provider, spec.allow_quantized,
+        "chat", spec.repo, spec.revision, spec.provider, spec.allow_quantized, repr(spec.gguf),
         request.messages, request.max_tokens, request.max_tokens_is_default, request.temperature,
         request.top_p, request.top_k, request.stop, request.seed, request.passthrough,
     ])  # fmt: skip

@@ -41,7 +41,7 @@ def _translated(what: str) -> Iterator[None]:
 
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, OverflowError, UnicodeError) as error:
         raise BulkDataError(f"{what}: {' '.join(str(error).split())}") from error
 
 
@@ -80,6 +80,8 @@ def read_rows(path: Path, column: str, start: int = 0) -> Iterator[Row]:
             raise BulkDataError(f"{path} has no column {column!r}, but {', '.join(names)}")
         if EMBEDDING in names:
             raise BulkDataError(f"{path} has a column {EMBEDDING!r} already")
+        if len(set(names)) < len(names):
+            raise BulkDataError(f"{path} has two columns of one name, among {', '.join(names)}")
         for batch in file.iter_batches(READ_ROWS):
             for index, text in enumerate(batch.column(column).to_pylist()):
                 line += 1
@@ -120,6 +122,28 @@ def unified(schema: bytes | None, table: Any) -> bytes:
     known = pa.ipc.read_schema(pa.py_buffer(schema))
     both = pa.unify_schemas([known, table.schema], promote_options="permissive")
     return bytes(both.serialize())
+
+
+@_explained("rows of one column have types that do not agree; JSONL can hold them")
+def check_fit(parts: Sequence[Path], schema: bytes, wider: bytes) -> None:
+    """Refuse a schema that cannot hold what parts hold, such as integers that no float is.
+
+    Args:
+        parts: files of `write_part`.
+        schema: that of all of them.
+        wider: that of all of them and one more, as `unified` made it.
+    """
+    import pyarrow as pa
+
+    known, wanted = (pa.ipc.read_schema(pa.py_buffer(each)) for each in (schema, wider))
+    changed = pa.schema(
+        [field for field in wanted if field.name in known.names and field not in known]
+    )
+    if not changed.names:
+        return
+    for part in parts:
+        with pa.memory_map(str(part)) as file:
+            _fitted(pa.ipc.open_stream(file).read_all(), changed)
 
 
 def with_vectors(table: Any, vectors: NDArray[np.float32]) -> Any:
@@ -192,6 +216,7 @@ class Merged:
         num_parts: that have joined.
     """
 
+    @_explained("Parquet cannot hold the columns; JSONL can")
     def __init__(self, path: Path, schema: bytes | None, dim: int) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq

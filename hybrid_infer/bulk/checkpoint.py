@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from hybrid_infer.errors import CheckpointError
 
-VERSION = 1
+VERSION = 2
 JOURNAL = "journal.jsonl"
 RESTART = "--restart starts over"
 
@@ -27,7 +27,8 @@ class Checkpoint:
 
     Args:
         output: the file that the parts will make.
-        identity: everything that the windows depend on: input, options, model.
+        identity: everything that the windows depend on: input, options, model. An input that is None
+            cannot be read again: what was begun with one is thrown away by whoever comes next.
         restart: whether what is there is thrown away.
 
     Raises:
@@ -63,7 +64,8 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the folder; what is in it stays for the next run."""
-        self._journal.close()
+        with suppress(OSError):  # what a full disk did not take has been told
+            self._journal.close()
 
     def remove(self) -> None:
         """Remove the folder: the output is complete, or nobody can go on with it."""
@@ -93,6 +95,8 @@ class Checkpoint:
                     end += len(line)
                     continue
             break  # torn by a kill: what follows was never counted
+        if known and _is_lost(known[0]):
+            known, end = [], 0
         self._journal.truncate(end)
         if not known:
             self._append({"version": VERSION, "identity": identity})
@@ -110,6 +114,12 @@ class Checkpoint:
         self._journal.write(json.dumps(entry).encode() + b"\n")
         self._journal.flush()
         os.fsync(self._journal.fileno())
+
+
+def _is_lost(header: Mapping[str, Any]) -> bool:
+    """Whether nobody can go on with a run, for its input is gone."""
+    identity = header.get("identity")
+    return isinstance(identity, dict) and "input" in identity and identity["input"] is None
 
 
 def sync(path: Path) -> None:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 from hybrid_infer.bulk import outputs, pipeline
 from hybrid_infer.bulk.checkpoint import Checkpoint, sync
+from hybrid_infer.bulk.options import BulkOptions
 from hybrid_infer.bulk.rows import Row, Window, refused, windows
 from hybrid_infer.bulk.sources import Source
 from hybrid_infer.bulk.summary import BulkSummary, Tally, row_groups
 from hybrid_infer.client.switching import Switching
-from hybrid_infer.client.windows import (
-    WINDOW_CHARACTERS,
-    WINDOW_TEXTS,
-    WindowCutter,
-    WindowedEmbedder,
-)
+from hybrid_infer.client.windows import WindowedEmbedder
 from hybrid_infer.datatypes.embeddings import Embeddings
 from hybrid_infer.errors import (
     BulkDataError,
@@ -36,39 +33,9 @@ from hybrid_infer.errors import (
 if TYPE_CHECKING:
     from hybrid_infer.client.sync import HybridClient
 
-OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]
 _INDEX = re.compile(r"texts\[(\d+)\]")
 _Done = tuple[Window, Embeddings | None]
-
-
-@dataclass(frozen=True, slots=True)
-class BulkOptions:
-    """How rows are embedded.
-
-    Attributes:
-        model: an alias or a Hub id.
-        normalize: whether vectors have unit length.
-        truncate: whether over-long texts are cut; if not, their rows are bad.
-        route: ``local``, ``remote`` or a remote's name; None leaves it to the policy.
-        deadline: seconds for each window; None: the client's.
-        on_error: what a bad row does: ``fail`` ends the run, ``skip`` leaves it out.
-        window_texts: rows of a window at most.
-        window_characters: a window ends with the row that reaches them.
-    """
-
-    model: str = "default"
-    normalize: bool = True
-    truncate: bool = True
-    route: str | None = None
-    deadline: float | None = None
-    on_error: OnError = "fail"
-    window_texts: int = WINDOW_TEXTS
-    window_characters: int = WINDOW_CHARACTERS
-
-    def cutter(self) -> WindowCutter:
-        """Where windows end."""
-        return WindowCutter(self.window_texts, self.window_characters)
 
 
 def embed_to_file(
@@ -92,16 +59,22 @@ def embed_to_file(
             the source they reach.
 
     Raises:
-        BulkDataError: the source cannot be read, a row is bad, or the output cannot be written.
+        BulkDataError: the source cannot be read, a row is bad, or the output cannot be written, or is
+            read from.
         CheckpointError: an earlier run had another input or other options.
         MissingExtraError: Parquet, and pyarrow is not installed.
         HybridInferError: as ``embed``; what is done stays for the next run.
     """
     kind = outputs.format_of(output, has_columns=source.format != "txt")
+    if os.path.exists(output) and not output.is_file():  # noqa: PTH110 - whatever its name
+        raise BulkDataError(f"{output} is no file that can be replaced")
+    for path in (output, _errors_of(output)):
+        if source.reads(path):
+            raise BulkDataError(f"{path} is read here: what is made of it cannot take its place")
     empty = client.embed([], options.model, options.normalize)
     identity = _identity(source, options, empty)
     with _explained(output):
-        checkpoint = Checkpoint(output, identity, restart=restart or source.stream is not None)
+        checkpoint = Checkpoint(output, identity, restart=restart)
     try:
         job = _FileJob(client, source, output, options, kind, checkpoint, on_progress)
         summary = job.run(empty.space.dim, identity["input"])
@@ -243,6 +216,8 @@ class _FileJob:
         same = ["space"]
         if last["served_by"] == entry["served_by"]:
             same += ["dtype", "quantization"]
+        if last["revision"] and entry["revision"]:  # of an alias without a pin the space has none
+            same.append("revision")
         if wrong := [name for name in same if last[name] != entry[name]]:
             raise CheckpointError(
                 f"{self._output} was begun with different {' and '.join(wrong)}: "
@@ -254,7 +229,7 @@ class _FileJob:
         done, part = self._checkpoint.windows, self._checkpoint.part
         good = [part(i, self._kind.suffix) for i, window in enumerate(done) if window["rows"]]
         bad = [part(i, ".bad") for i, window in enumerate(done) if window["bad"]]
-        errors = self._output.with_name(f"{self._output.name}.errors.jsonl")
+        errors = _errors_of(self._output)
         merged = self._checkpoint.folder / "merged"
         if bad:
             with merged.open("wb") as stream:
@@ -285,6 +260,7 @@ def _entry(window: Window, result: Embeddings | None) -> dict[str, Any]:
         "served_by": route.provider or "local",
         "reason": str(route.reason),
         "verified": route.verified,
+        "revision": route.revision,
         "dtype": route.dtype,
         "quantization": route.quantization,
         "prompt_tokens": usage.prompt_tokens,
@@ -301,6 +277,11 @@ def _identity(source: Source, options: BulkOptions, empty: Embeddings) -> dict[s
         | {"column": source.column, "format": source.format},
         "model": {"repo": empty.space.repo, "revision": empty.space.revision},
     }
+
+
+def _errors_of(output: Path) -> Path:
+    """The file of bad rows."""
+    return output.with_name(f"{output.name}.errors.jsonl")
 
 
 def _bad_line(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,23 @@ def json_lines(rows: Sequence[Row], vectors: Vectors, *, has_columns: bool) -> b
         return "".join(json.dumps(row) + "\n" for row in numbers).encode()
     records = arrow.records_of(rows)
     both = zip(records, numbers, strict=True)
-    lines = (json.dumps({**record, EMBEDDING: vector}, default=str) for record, vector in both)
-    return "".join(line + "\n" for line in lines).encode()
+    return "".join(_line({**record, EMBEDDING: vector}) for record, vector in both).encode()
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(record, default=str, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(record), default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for each number of Parquet that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(own) for name, own in value.items()}
+    return [_finite(own) for own in value] if isinstance(value, list) else value
 
 
 class Format(Protocol):
@@ -130,6 +146,8 @@ class Parquet:
         """See `Format`."""
         table = arrow.table_of(rows)
         schema = arrow.unified(self._schema, table)
+        if self._schema is not None and schema != self._schema:
+            arrow.check_fit(sorted(path.parent.glob(f"*{self.suffix}")), self._schema, schema)
         table = arrow.with_vectors(table, vectors)
         arrow.write_part(path, table)
         if self._schema is None:  # the first part of all

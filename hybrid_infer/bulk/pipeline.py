@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 _WindowT = TypeVar("_WindowT")
@@ -31,14 +33,12 @@ def run(
         Seconds that were spent in `compute`.
 
     Raises:
-        Exception: the first error of any of the three; what was being written is finished first.
+        Exception: the first error of any of the three; what was being written is finished first. What is
+            being read is not waited for: standard input may have nothing to say for ever.
     """
     compute_seconds = 0.0
     written: Future[None] | None = None
-    with (
-        ThreadPoolExecutor(1, "bulk-read") as reader,
-        ThreadPoolExecutor(1, "bulk-write") as writer,
-    ):
+    with ThreadPoolExecutor(1, "bulk-write") as writer:
 
         def read(before: Future[None] | None) -> _WindowT | None:
             if before is not None:
@@ -50,9 +50,9 @@ def run(
                 before.result()  # after a window that could not be written, none may be
             write(result)
 
-        following = reader.submit(read, None)
+        following = _left_alone(partial(read, None))
         while (window := following.result()) is not None:
-            following = reader.submit(read, written)
+            following = _left_alone(partial(read, written))
             started_at = time.monotonic()
             result = compute(window)
             compute_seconds += time.monotonic() - started_at
@@ -61,3 +61,17 @@ def run(
         if written is not None:
             written.result()
     return compute_seconds
+
+
+def _left_alone(do: Callable[[], _ResultT]) -> Future[_ResultT]:
+    """Have it done on a thread that nobody waits for, the end of the interpreter neither."""
+    future: Future[_ResultT] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(do())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="bulk-read", daemon=True).start()
+    return future

@@ -19,6 +19,7 @@ from hybrid_infer.errors import BulkDataError
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")
 HEAD_BYTES = 1 << 16
+MOST_FIELD_CHARACTERS = 1 << 26  # of CSV: what a quote that nobody closes may take into memory
 _SUFFIXES = {
     ".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
     ".parquet": "parquet",
@@ -60,9 +61,16 @@ class Source:
                 yield from _READERS[self.format](path.name, lines, self.column)
                 start += stream.tell()
 
-    def identity(self) -> list[dict[str, Any]]:
-        """What tells these files from others: name, size, time of change, hash of the beginning."""
-        return [_identity_of(path) for path in self.files]
+    def identity(self) -> list[dict[str, Any]] | None:
+        """What tells these files from others: name, size, time of change, hash of the beginning.
+
+        None: of a stream, which nobody can read again.
+        """
+        return None if self.stream is not None else [_identity_of(path) for path in self.files]
+
+    def reads(self, path: Path) -> bool:
+        """Whether a file is one of these."""
+        return path.exists() and any(map(path.samefile, self.files))
 
 
 def open_source(
@@ -106,9 +114,10 @@ def open_source(
 
 
 def _files(name: str) -> tuple[Path, ...]:
-    if Path(name).is_file():
+    # Of os.path, for which a name that no file can have is one of none.
+    if os.path.isfile(name):  # noqa: PTH113
         return (Path(name),)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112
         raise BulkDataError(f"{name} is a directory; name its files: '{name}/*.jsonl'")
     found = tuple(Path(path) for path in sorted(glob.glob(name, recursive=True)))  # noqa: PTH207 - a pattern with its folder
     files = tuple(path for path in found if path.is_file())
@@ -161,7 +170,7 @@ def _positioned(stream: IO[bytes], start: int) -> _Lines:
 def _text_rows(file: str, lines: _Lines, column: str) -> Iterator[Row]:
     for number, (line, position) in enumerate(lines, 1):
         try:
-            text = line.rstrip(b"\r\n").decode()
+            text = line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             yield Row(file, number, problem=f"not UTF-8: {error}", position=position)
             continue
@@ -211,20 +220,22 @@ def _csv_rows(file: str, lines: _Lines, column: str) -> Iterator[Row]:
             # What is not UTF-8 becomes lone surrogates, which make their row a bad one.
             yield line.decode("utf-8", "surrogateescape")
 
-    reader = csv.reader(decoded())
-    header = [name.removeprefix("\ufeff") for name in next(reader, [])]
-    if column not in header or EMBEDDING in header or len(set(header)) < len(header):
-        names = ", ".join(header) or "nothing"
-        raise BulkDataError(
-            f"{file}: its first line must name each column once, {column!r} among them and "
-            f"{EMBEDDING!r} not; it has {names}"
-        )
+    csv.field_size_limit(
+        max(MOST_FIELD_CHARACTERS, csv.field_size_limit())
+    )  # it has but one, for all
+    reader = csv.reader(decoded(), strict=True)
+    header = _csv_header(file, reader, column)
     while True:
+        begins = reader.line_num + 1
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
+            if reader.line_num > begins:  # what is a row of its own below, and what is in quotes?
+                raise BulkDataError(
+                    f"{file}:{begins}: not CSV, down to line {reader.line_num}: {error}"
+                ) from error
             yield Row(file, reader.line_num, problem=f"not CSV: {error}", position=position)
             continue
         if not fields:
@@ -232,10 +243,30 @@ def _csv_rows(file: str, lines: _Lines, column: str) -> Iterator[Row]:
         problem = ""
         if len(fields) != len(header):
             problem = f"{len(fields)} fields, not {len(header)}"
-        elif any("\udc80" <= letter <= "\udcff" for value in fields for letter in value):
+        elif not _are_unicode(fields):
             problem = "not UTF-8"
         record: Mapping[str, str] = {} if problem else dict(zip(header, fields, strict=True))
         yield Row(file, reader.line_num, record.get(column), record, problem, position)
+
+
+def _are_unicode(values: list[str]) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for value in values for letter in value)
+
+
+def _csv_header(file: str, reader: Iterator[list[str]], column: str) -> list[str]:
+    try:
+        header = [name.removeprefix("\ufeff") for name in next(reader, [])]
+    except csv.Error as error:
+        raise BulkDataError(f"{file}: its first line is not CSV: {error}") from error
+    if not _are_unicode(header):
+        raise BulkDataError(f"{file}: its first line is not UTF-8")
+    if column not in header or EMBEDDING in header or len(set(header)) < len(header):
+        names = ", ".join(header) or "nothing"
+        raise BulkDataError(
+            f"{file}: its first line must name each column once, {column!r} among them and "
+            f"{EMBEDDING!r} not; it has {names}"
+        )
+    return header
 
 
 _READERS: dict[str, Callable[[str, _Lines, str], Iterator[Row]]] = {

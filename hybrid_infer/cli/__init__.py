@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, cast
 
 import typer
@@ -84,22 +85,25 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after the program's name; None means ``sys.argv[1:]``.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    as_json = output.wants_json(words)
     streams.mend()
     # A program's users want the sentence, not the line of the program that it came from.
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     try:
-        sys.exit(_run(words))
+        sys.exit(_run(words, as_json=as_json))
     except OSError as error:
         # Typer handles a reader that left; a full disk behind stdout ends up here. What is still
         # buffered would fail once more when the interpreter ends.
+        if as_json:
+            with suppress(OSError):  # it is stdout that cannot be written
+                output.show_error(output.SystemFault(str(error)), as_json=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         output.terminal().print(f"error: {error}", style="bold red")
         sys.exit(output.EXIT_FAILED)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], *, as_json: bool) -> int:
     """Run one command and show what it raises; its exit code."""
-    as_json = output.wants_json(words)
     try:
         # Standing alone, Typer would explain wrong usage on stderr itself, and leave stdout empty.
         code: int | None = app(args=words, prog_name="hybrid-infer", standalone_mode=not as_json)
@@ -109,6 +113,12 @@ def _run(words: list[str]) -> int:
     except _UsageError as error:
         output.show_error(_usage_fault(error), as_json=True)
         return output.EXIT_USAGE
+    except OSError:
+        raise
+    except Exception as error:  # a fault of ours: a program must find JSON; the traceback follows
+        if as_json:
+            output.show_error(output.OwnFault(repr(error)), as_json=True)
+        raise
     return code or 0
 
 

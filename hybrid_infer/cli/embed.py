@@ -195,33 +195,39 @@ def _embed_lines(
 
 
 @contextmanager
-def _open_lines(source: str) -> Iterator[IO[str]]:
+def _open_lines(source: str) -> Iterator[Iterator[str]]:
     if source == "-":
-        yield sys.stdin
+        yield _lines(sys.stdin.buffer)
         return
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(Path(source).open(encoding="utf-8"))
+            stream = stack.enter_context(Path(source).open("rb"))
         except OSError as error:
             raise output.UsageFault(f"{source}: {error.strerror}") from error
-        yield stream
+        yield _lines(stream)
 
 
-def _windows(client: HybridClient, lines: IO[str], call: dict[str, Any]) -> Iterator[Embeddings]:
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    """UTF-8, whatever the locale says, and ended by newlines alone: as in files with ``--output``."""
+    encoding = "utf-8-sig"  # the first line only
+    for line in stream:
+        try:
+            yield line.decode(encoding).rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise output.UsageFault(f"the input is not UTF-8 text: {error}") from error
+        encoding = "utf-8"
+
+
+def _windows(
+    client: HybridClient, lines: Iterator[str], call: dict[str, Any]
+) -> Iterator[Embeddings]:
     """Embed `lines` window by window; an empty input is one empty window, which has a dim."""
-    texts = _read_window(lines)
+    texts = list(islice(lines, WINDOW_TEXTS))
     while True:
         yield client.embed(texts, **call)
-        texts = _read_window(lines)
+        texts = list(islice(lines, WINDOW_TEXTS))
         if not texts:
             return
-
-
-def _read_window(lines: IO[str]) -> list[str]:
-    try:
-        return [line.rstrip("\r\n") for line in islice(lines, WINDOW_TEXTS)]
-    except UnicodeDecodeError as error:
-        raise output.UsageFault(f"the input is not UTF-8 text: {error}") from error
 
 
 class Tally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybrid_infer.cli import output
+from hybrid_infer.cli import output, streams
 
 if TYPE_CHECKING:
     from hybrid_infer import HybridClient
@@ -37,11 +38,8 @@ class Files:
     @property
     def is_bulk(self) -> bool:
         """Whether they need more than a text a line in and a vector a line out."""
-        is_plain = self.source == "-" or Path(self.source).suffix not in _WITH_COLUMNS
-        is_one = self.source == "-" or Path(self.source).exists()
-        return (
-            self.output is not None or self.kind not in (None, "txt") or not (is_plain and is_one)
-        )
+        is_plain = self.source == "-" or (self._is_file and not self._has_columns)
+        return self.output is not None or self.kind not in (None, "txt") or not is_plain
 
     def open(self) -> Source:
         """The input, found and looked at.
@@ -51,13 +49,19 @@ class Files:
         """
         from hybrid_infer.bulk import open_source
 
-        stream = sys.stdin.buffer if self.source == "-" else None
-        return open_source(self.source, column=self.column, kind=self._kind(), stream=stream)
+        stream = streams.input_bytes() if self.source == "-" else None
+        # A file of another suffix, or none, is read as text, as it is without --output.
+        kind = "txt" if self._is_file and not self._has_columns else None
+        return open_source(self.source, column=self.column, kind=self.kind or kind, stream=stream)
 
-    def _kind(self) -> str | None:
-        """A file of another suffix, or none, is read as text, as it is without ``--output``."""
-        suffix = Path(self.source).suffix.lower()
-        return self.kind or (None if suffix in _WITH_COLUMNS else "txt")
+    @property
+    def _is_file(self) -> bool:
+        """Whether it is one, and no pattern; a name that no file can have is none."""
+        return os.path.exists(self.source) and not os.path.isdir(self.source)  # noqa: PTH110, PTH112
+
+    @property
+    def _has_columns(self) -> bool:
+        return Path(self.source).suffix.lower() in _WITH_COLUMNS
 
 
 _WITH_COLUMNS = (".jsonl", ".ndjson", ".csv", ".parquet")

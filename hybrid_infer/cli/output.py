@@ -45,6 +45,14 @@ class UsageFault(ConfigError):
     """A command was given something it cannot use, such as a file that is not there."""
 
 
+class SystemFault(HybridInferError):
+    """The system refused something that no command expects, such as to write on."""
+
+
+class OwnFault(HybridInferError):
+    """Something that no command raises on purpose."""
+
+
 class NotInstalled(HybridInferError):
     """Something that the command needs is not installed."""
 

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import IO, TextIO
 
 _WORDS = {"✓": "ok", "✗": "bad", "·": "-", "→": "->", "≥": ">="}
 
@@ -34,14 +34,41 @@ def mend() -> None:
         sys.stdout = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _whole(sys.stdout)
     if isinstance(sys.stdout, io.TextIOWrapper) and _breaks(sys.stdout):
         sys.stdout.reconfigure(errors="backslashreplace")  # as Python has it on stderr
+
+
+def _whole(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Stdout, with nothing lost of what a full disk takes in part.
+
+    With PYTHONUNBUFFERED its texts go to the file at once, which says how much it has taken, and the
+    text layer does not listen.
+    """
+    if not isinstance(stdout.buffer, io.FileIO) or isinstance(stdout.buffer, _ClosedFile):
+        return stdout
+    buffer = io.BufferedWriter(io.FileIO(stdout.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(buffer, stdout.encoding, stdout.errors, line_buffering=True)
 
 
 def _breaks(stream: TextIO) -> bool:
     """Whether a character can be an error; the handler of POSIX's C locale takes only some."""
     is_unicode = codecs.lookup(stream.encoding).name == "utf-8"
     return stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_unicode)
+
+
+def input_bytes() -> IO[bytes]:
+    """What comes from stdin, through a buffer of its own.
+
+    A thread may still wait for more when the program ends, and the interpreter does not survive that
+    in its own.
+    """
+    try:
+        number = sys.stdin.fileno()
+    except OSError:  # it is none of the system's files, as in a test
+        return sys.stdin.buffer
+    return open(number, "rb", closefd=False)
 
 
 def is_closed() -> bool:

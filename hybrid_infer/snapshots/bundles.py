@@ -8,10 +8,11 @@ order of the lock. The same models give the same bytes. A name that ends in ``.z
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
@@ -96,9 +97,12 @@ def create_bundle(target: Path, specs: Sequence[ModelSpec]) -> Bundle:
     Raises:
         ModelNotDownloadedError: one is not here.
         ModelIntegrityError: one is damaged.
-        InvalidRequestError: one is seeded, or a file of this machine alone.
+        InvalidRequestError: one is seeded, or a file of this machine alone; or `target` is something
+            else than a file.
         LocalEngineError: the disk refused.
     """
+    if not target.name or (os.path.exists(target) and not target.is_file()):  # noqa: PTH110 - any name
+        raise InvalidRequestError(f"{target} is not a file that can be replaced", argument="target")
     models: dict[str, BundledModel] = {}
     locked: dict[tuple[str, str], dict[str, LockedFile]] = {}
     for spec in specs:
@@ -168,6 +172,8 @@ def read_bundle(reader: ArchiveReader) -> Bundle:
         for name in files:
             if not is_allowed(name) and not name.endswith(".gguf"):
                 raise BundleError(f"the bundle has {name}, a kind of file that is never placed")
+            if any(map(files.__contains__, map(str, PurePosixPath(name).parents))):
+                raise BundleError(f"the bundle has {name} in a folder that is a file")
     mains = {model.repo for model in models if model.is_main}
     return Bundle(models, locked, checked_aliases(text, locked, mains))
 

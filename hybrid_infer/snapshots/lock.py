@@ -45,6 +45,7 @@ MAX_FILE_BYTES = 2**50
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME = 500
+_MAX_PART = 255  # bytes; file systems take no longer names
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +259,7 @@ def is_file_name(name: str) -> bool:
         and "\\" not in name
         and "/".join(parts) == name
         and not name.startswith("/")
-        and not any(part in {"..", "."} for part in parts)
+        and not any(part in {"..", "."} or len(part.encode()) > _MAX_PART for part in parts)
     )
 
 

@@ -44,7 +44,7 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
 
     Raises:
         ModelIntegrityError: the folder holds no usable model, another one than models.yaml describes,
-            or other files than models.lock lists.
+            or other files than models.lock lists; or a file in it is a link that leads out of it.
         ConfigError: its weights are quantised, and models.yaml does not allow that.
         InvalidRequestError: there is no such folder, or `spec` is a seeded model, which is written
             and never staged.
@@ -54,11 +54,31 @@ def stage(directory: Path, spec: ModelSpec, *, strict: bool = False) -> Path:
         raise InvalidRequestError(
             f"{spec.repo} is seeded and takes no files from elsewhere", argument="source"
         )
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - of a name that no folder can have, too
         raise InvalidRequestError(f"{directory} is not a folder", argument="source")
+    _check_links(directory)
     repo = repo_folder(spec.repo, hub_cache_dir())
     with one_at_a_time(spec.repo), _without_pickles(directory, repo) as whole:
         return _stage(whole, spec, strict=strict)
+
+
+def _check_links(directory: Path) -> None:
+    """Refuse a file that is a link out of the folder: a clone keeps links, and a bundle would take along
+    whatever they lead to.
+
+    Within a Hub's cache, this machine's or the folder's own, links are the ordinary layout.
+
+    Raises:
+        ModelIntegrityError: one is; the message names it.
+    """
+    roots = [directory, hub_cache_dir()]
+    if directory.parent.name == "snapshots" and directory.parents[1].name.startswith("models--"):
+        roots.append(directory.parents[2])
+    inside = [Path(os.path.realpath(root)) for root in roots]
+    for name in allowed_files(directory):
+        target = Path(os.path.realpath(directory / name))
+        if not any(map(target.is_relative_to, inside)):
+            raise ModelIntegrityError(f"{directory / name} is a link that leads out of {directory}")
 
 
 @contextmanager
