@@ -16,7 +16,7 @@ from hybrid_infer.cache import (
 from hybrid_infer.client.requests import chat_request, embed_request
 from hybrid_infer.datatypes.chat import ChatChoice, ChatCompletion, ChatMessage, ChatUsage
 from hybrid_infer.datatypes.embeddings import EmbeddingSpace
-from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.datatypes.models import GgufFile, ModelSpec
 from hybrid_infer.datatypes.route import Reason, Route
 from hybrid_infer.errors import ConfigError
 from hybrid_infer.settings import Settings
@@ -144,6 +144,8 @@ CHATS = [
     chat(spec=ModelSpec("chat", "small", "org/other", "b" * 40, context_length=4096)),
     chat(spec=ModelSpec("chat", "small", "org/chatter", "c" * 40, context_length=4096)),
     chat(spec=ModelSpec("chat", "s", "org/chatter", "b" * 40, 4096, provider="together")),
+    chat(spec=ModelSpec("chat", "s", "org/chatter", "b" * 40, gguf=GgufFile("a-Q4_0.gguf"))),
+    chat(spec=ModelSpec("chat", "s", "org/chatter", "b" * 40, gguf=GgufFile("a-Q8_0.gguf"))),
 ]
 
 

@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 
@@ -198,72 +197,6 @@ def test_inputs_that_cannot_be_used(embed_file, tmp_path, name, content, part):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-class Stopped(Exception):
-    pass
-
-
-def stop_after(monkeypatch, windows):
-    """Let a run end with an error once so many windows are counted."""
-    original = job.Checkpoint.add
-
-    def add(self, entry, parts):
-        if len(self.windows) == windows:
-            raise Stopped
-        original(self, entry, parts)
-
-    monkeypatch.setattr(job.Checkpoint, "add", add)
-
-
-@pytest.mark.parametrize("suffix", ["npy", "jsonl", "parquet"])
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
-    embed_file, jsonl, tmp_path, monkeypatch, suffix
-):
-    embed_file(jsonl, f"whole.{suffix}")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(Stopped):
-            embed_file(jsonl, f"out.{suffix}")
-    assert not (tmp_path / f"out.{suffix}").exists()
-    journal = tmp_path / f".out.{suffix}.parts" / "journal.jsonl"
-    with journal.open("ab") as stream:
-        stream.write(b'{"read": 8, "ro')  # as a kill in the middle of a line leaves it
-    summary = embed_file(jsonl, f"out.{suffix}")
-    assert (summary.resumed_windows, summary.texts) == (3, 50)
-    whole = (tmp_path / f"whole.{suffix}").read_bytes()
-    assert (tmp_path / f"out.{suffix}").read_bytes() == whole
-
-
-def test_another_input_or_other_options_are_refused(embed_file, jsonl, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(Stopped):
-            embed_file(jsonl, "out.npy")
-    with pytest.raises(CheckpointError, match="different options; --restart"):
-        embed_file(jsonl, "out.npy", normalize=False)
-    with pytest.raises(CheckpointError, match="different options and model; --restart"):
-        embed_file(jsonl, "out.npy", model="default")
-    with jsonl.open("a") as stream:
-        stream.write('{"text": "one more"}\n')
-    with pytest.raises(CheckpointError, match="different input; --restart"):
-        embed_file(jsonl, "out.npy")
-    assert embed_file(jsonl, "out.npy", restart=True).resumed_windows == 0
-    assert np.load(tmp_path / "out.npy").shape == (51, 384)
-
-
-def test_another_dtype_is_refused(embed_file, jsonl, monkeypatch):
-    from hybrid_infer import HybridClient
-
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(Stopped):
-            embed_file(jsonl, "out.npy")
-    with HybridClient(profile="tiny", policy="local-only", dtype="float16") as other:
-        if other.embed("x", "small").route.dtype == "float32":
-            pytest.skip("computed in float32 whatever is asked")
-        with pytest.raises(CheckpointError, match="different dtype"):
-            embed_file(jsonl, "out.npy", client=other)
-
-
 def test_one_output_has_one_writer(embed_file, jsonl, tmp_path):
     held = job.Checkpoint(tmp_path / "out.npy", {}, restart=False)
     with pytest.raises(CheckpointError, match="another process"):
@@ -302,13 +235,3 @@ except MissingExtraError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "hybrid-infer[data]"' in done.stdout
-
-
-def test_a_full_disk_is_said(embed_file, jsonl, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(job.Checkpoint, "add", full)
-    with pytest.raises(BulkDataError, match=r"cannot write .*out\.npy: No space left"):
-        embed_file(jsonl, "out.npy")
-    shutil.rmtree(tmp_path / ".out.npy.parts", ignore_errors=True)

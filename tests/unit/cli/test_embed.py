@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -119,3 +122,27 @@ def unauthorised():
     from hybrid_infer.testing import Reply
 
     return Reply(status=401, json={"error": "Invalid username or password."})
+
+
+def test_every_path_sees_the_same_lines(run, tmp_path):
+    content = "\ufeffone\rtwo\nthr\u00e9e\r\n"
+    (tmp_path / "in.txt").write_bytes(content.encode())
+    target = tmp_path / "out.jsonl"
+    words = ("-q", "--profile", "tiny", "-m", "small", "--policy", "local-only")
+    assert run("embed", tmp_path / "in.txt", "-o", target, *words).code == 0
+    lines = target.read_text()
+    assert lines.count("\n") == 2
+    assert run("embed", tmp_path / "in.txt", *words).out == lines
+    assert run("embed", "-", *words, stdin=content).out == lines
+
+
+def test_stdin_is_utf_8_whatever_the_locale_says(run):
+    words = ["-q", "--profile", "tiny", "-m", "small", "--policy", "local-only"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hybrid_infer", "embed", "-", *words],
+        input="caf\u00e9\n".encode(),
+        capture_output=True,
+        check=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.stdout.decode() == run("embed", "-", *words, stdin="caf\u00e9\n").out

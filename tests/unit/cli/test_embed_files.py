@@ -143,3 +143,24 @@ def test_a_limited_remote_leaves_the_rest_to_the_local_copy(
     assert sorted(servers) == servers
     assert "served by huggingface (" in done.err
     assert ", local (" in done.err
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.json*", "*.jsonl"])
+def test_a_pattern_reads_its_files_as_what_they_are(run, rows, tmp_path, pattern):
+    target = tmp_path / "out" / "o.jsonl"
+    target.parent.mkdir()
+    done = run("embed", tmp_path / pattern, "-o", target, "--column", "body", "-q", *TINY)
+    assert (done.code, done.err) == (0, "")
+    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == list(range(10))
+
+
+def test_a_suffix_means_the_same_in_capitals(run, tmp_path):
+    (tmp_path / "IN.CSV").write_text("text\nhello\nworld\n")
+    done = run("embed", tmp_path / "IN.CSV", "-q", *TINY)
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["hello", "world"]
+
+
+def test_a_text_in_place_of_a_file_is_told_how_to_be_one(run):
+    done = run("embed", "a text of many words " * 30, "--json", *TINY)
+    assert done.code == 2
+    assert "echo text | hybrid-infer embed -" in json.loads(done.out)["error"]["message"]

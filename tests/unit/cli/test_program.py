@@ -1,10 +1,13 @@
 """The program as a process: start-up, pipes, signals."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -154,3 +157,69 @@ def test_a_wrong_scenario_or_port_exits_2(run, tmp_path, fake_remote_factory):
     assert done.code == 2
     assert f"cannot listen on port {taken}" in done.err
     assert run("fake-remote", "--port", "70000").code == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_full_disk_does_not_take_is_a_failure(tmp_path, unbuffered):
+    source = tmp_path / "in.txt"
+    source.write_text("some text\n" * 3000)
+    words = ["embed", str(source), "--profile", "tiny", "-m", "small", "--policy", "local-only"]
+    command = ["bash", "-c", 'ulimit -f 1000; exec "$0" "$@"', *PROGRAM, *words]
+    with (tmp_path / "out").open("w") as out:
+        done = subprocess.run(
+            command,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == 1
+    assert "error: [Errno 27]" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("form", ["txt", "jsonl"])
+def test_ctrl_c_ends_a_run_that_waits_for_more_input(start, tmp_path, form):
+    words = ["embed", "-", "-o", str(tmp_path / "out.npy"), "--format", form, "--window", "1"]
+    program = start(
+        *words,
+        *("--profile", "tiny", "-m", "small", "--policy", "local-only"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    line = b"a text\n" if form == "txt" else b'{"text": "a text"}\n'
+    program.stdin.write(line)
+    program.stdin.flush()
+    journal = tmp_path / ".out.npy.parts" / "journal.jsonl"
+    patience, until = threading.Event(), time.monotonic() + 60
+    while not (journal.exists() and journal.read_bytes().count(b"\n") == 2):
+        assert time.monotonic() < until
+        patience.wait(0.02)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(60) == 130  # with stdin still open
+    assert b"Fatal" not in program.stdout.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("OSError(36, 'File name too long')", "[Errno 36] File name too long"),
+        ("KeyError('what')", "KeyError('what')"),
+    ],
+)
+def test_whatever_happens_json_is_json(error, message):
+    script = (
+        "from hybrid_infer import cli\n"
+        f"def fail(**_): raise {error}\n"
+        "cli.models.options.open_client = fail\n"
+        "cli.main(['models', '--json'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    told = json.loads(done.stdout)["error"]
+    assert (done.returncode, told["exit_code"], told["message"]) == (1, 1, message)
+    assert ("Traceback" in done.stderr) is error.startswith("KeyError")  # a fault of ours

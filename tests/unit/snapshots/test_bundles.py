@@ -3,10 +3,12 @@
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,21 @@ def bundle(hub, model_folder, dense_folder, pinned, unpinned, tmp_path):
 
 def placed(hub):
     return [file for file in hub.rglob("*") if file.is_file()] if hub.exists() else []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "nameless"])
+def test_only_a_file_is_replaced(hub, model_folder, pinned, tmp_path, monkeypatch, kind):
+    stage(model_folder, pinned)
+    monkeypatch.chdir(tmp_path)
+    target = Path() if kind == "nameless" else tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    with pytest.raises(InvalidRequestError, match="is not a file that can be replaced") as caught:
+        create_bundle(target, [pinned])
+    assert caught.value.argument == "target"
+    assert target.is_fifo() or target.is_dir()
 
 
 def test_what_was_bundled_is_found_elsewhere(bundle, other, pinned, unpinned, model_folder):

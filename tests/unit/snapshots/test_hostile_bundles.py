@@ -231,3 +231,17 @@ def test_a_models_yaml_is_written_anew(folder, make, entry, is_main):
     written = done.models_yaml.read_text()
     assert "comment" not in written
     assert load_registry(done.models_yaml).resolve("chat", "a").repo == entry["repo"]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("x.json", "x.json/y.json"), "in a folder that is a file"),
+        (("x" * 300 + ".json",), "is no file of a repository"),
+    ],
+)
+def test_what_no_disk_can_hold_is_refused_before_anything_is_listed(folder, make, names, told):
+    with pytest.raises(ModelIntegrityError, match=told):
+        install_bundle(make(WHOLE | dict.fromkeys(names, b"{}")))
+    assert locked_files(REPO, COMMIT) == {}
+    assert install_bundle(make(WHOLE)).folders[REPO, COMMIT] == folder

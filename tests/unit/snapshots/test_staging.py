@@ -246,3 +246,36 @@ def test_a_pin_that_was_staged_whole_is_never_replaced(
         stage(other, pinned)
     assert (staged / "config.json").samefile(model_folder / "config.json")
     assert find_snapshot(replace(pinned)) == staged
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "1_Pooling/extra.json"])
+def test_a_link_out_of_the_folder_is_not_followed(hub, model_folder, pinned, tmp_path, place):
+    shutil.copytree(model_folder, tmp_path / "clone")
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "clone" / place).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelIntegrityError, match=f"{place} is a link that leads out of"):
+        stage(tmp_path / "clone", pinned)
+    assert not any(file.samefile(tmp_path / "secret") for file in hub.rglob("*"))
+
+
+def test_links_of_another_hub_s_cache_are_its_layout(hub, model_folder, pinned, tmp_path):
+    repo = tmp_path / "other" / "models--org--model"
+    shutil.copytree(model_folder, repo / "snapshots" / "main")
+    (repo / "blobs").mkdir()
+    config = repo / "snapshots" / "main" / "config.json"
+    config.rename(repo / "blobs" / "abc")
+    config.symlink_to("../../blobs/abc")
+    assert names(stage(config.parent, pinned)) == names(model_folder)
+
+
+def test_a_link_within_the_folder_and_a_link_to_it(hub, model_folder, pinned, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "clone")
+    (tmp_path / "clone" / "config.json").rename(tmp_path / "clone" / "own.bin")
+    (tmp_path / "clone" / "config.json").symlink_to("own.bin")
+    (tmp_path / "link").symlink_to(tmp_path / "clone")
+    assert names(stage(tmp_path / "link", pinned)) == names(model_folder)
+
+
+def test_a_name_that_no_folder_can_have(hub, tmp_path, pinned):
+    with pytest.raises(InvalidRequestError, match="is not a folder"):
+        stage(tmp_path / ("x" * 300), pinned)
