@@ -46,6 +46,7 @@ class World:
         route=None,
         exclusions=(),
         settings=None,
+        readiness=None,
         **context,
     ):
         facts = [RemoteFact(target) for target in remotes] + list(exclusions)
@@ -61,7 +62,7 @@ class World:
                 remote_latency=self.remote_latency,
                 clock=lambda: self.now,
                 randomness=self.randomness,
-                readiness=lambda: local,
+                readiness=readiness or (lambda: local),
                 local_seconds=local_seconds,
                 **context,
             ),
