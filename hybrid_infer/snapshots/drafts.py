@@ -7,6 +7,7 @@ writes any more, and removes what was left.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -19,6 +20,8 @@ from typing import BinaryIO
 
 from hybrid_infer.errors import LocalEngineError
 
+MOST_TRIES = 10
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -29,10 +32,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent, re.escape(path.name))
-    draft = _beside(path)
+    draft, descriptor = _begun(path, _new_file)
     try:
-        with draft.open("xb") as file:
-            _hold(file.fileno())
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             draft.replace(path)
@@ -55,12 +57,10 @@ def place_whole(
     Raises:
         LocalEngineError: the disk refused.
     """
-    draft = _beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent, ".+")
-        draft.mkdir()
-        with _held_folder(draft):
+        with _new_beside(target) as draft:
             fill(draft)
             if target.is_dir() and not is_usable(target):
                 _set_aside(target)
@@ -71,8 +71,6 @@ def place_whole(
                     raise
     except OSError as error:
         raise LocalEngineError(f"{target} could not be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def keep_others(target: Path, draft: Path, cache: Path, is_kept: Callable[[str], bool]) -> None:
@@ -120,37 +118,70 @@ def _remove_abandoned(parent: Path, name: str) -> None:
     """Remove the drafts that nobody writes any more, of what a regular expression matches."""
     drafts = re.compile(rf"\.{name}\.[0-9a-f]{{32}}")
     for entry in parent.iterdir():
-        if drafts.fullmatch(entry.name) and not _is_written(entry):
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        if drafts.fullmatch(entry.name):
+            _remove_unless_written(entry)
 
 
-def _is_written(draft: Path) -> bool:
-    try:
+def _remove_unless_written(draft: Path) -> None:
+    with suppress(OSError):  # gone, or none of ours; or written; or a disk without locks
         descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return True  # gone, or none of ours
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Under the lock: who has just made it, and holds it not yet, sees that it is lost.
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _begun(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new draft beside `target`, and the descriptor that holds it.
+
+    Until it is held, another writer may take it for one that nobody writes any more.
+
+    Args:
+        target: what it is to become.
+        make: makes it, and opens it.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    for _ in range(MOST_TRIES):
+        draft = _beside(target)
+        descriptor = make(draft)
+        if _hold(descriptor) and draft.exists():
+            return draft, descriptor
+        os.close(descriptor)
+    raise BlockingIOError(errno.EAGAIN, "others take every draft away")
+
+
+def _new_file(draft: Path) -> int:
+    return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _new_folder(draft: Path) -> int:
+    draft.mkdir()
+    return os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock a draft; False if another writer has, to remove it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _hold(descriptor: int) -> None:
-    with suppress(OSError):  # a disk without locks: what a killed writer leaves there stays
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True  # a disk without locks: what a killed writer leaves there stays
+    return True
 
 
 @contextmanager
-def _held_folder(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _new_beside(target: Path) -> Iterator[Path]:
+    draft, descriptor = _begun(target, _new_folder)
     try:
-        _hold(descriptor)
-        yield
+        yield draft
     finally:
         os.close(descriptor)
+        shutil.rmtree(draft, ignore_errors=True)

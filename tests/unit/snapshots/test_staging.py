@@ -279,3 +279,32 @@ def test_a_link_within_the_folder_and_a_link_to_it(hub, model_folder, pinned, tm
 def test_a_name_that_no_folder_can_have(hub, tmp_path, pinned):
     with pytest.raises(InvalidRequestError, match="is not a folder"):
         stage(tmp_path / ("x" * 300), pinned)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_draft_that_others_take_away_before_it_is_held_is_made_anew(tmp_path, monkeypatch, kind):
+    hold, taken = drafts._hold, []
+
+    def hold_late(descriptor):
+        if not taken:
+            taken.extend(names(tmp_path))
+            drafts._remove_abandoned(tmp_path, ".+")
+            assert names(tmp_path) == []
+        return hold(descriptor)
+
+    monkeypatch.setattr(drafts, "_hold", hold_late)
+    target = tmp_path / "x"
+    if kind == "file":
+        with drafts.whole_file(target) as file:
+            file.write(b"whole")
+        assert target.read_bytes() == b"whole"
+    else:
+        drafts.place_whole(target, lambda folder: (folder / "f").touch(), is_usable=lambda _: True)
+        assert names(target) == ["f"]
+    assert (len(taken), names(tmp_path)) == (1, ["x"])
+
+
+def test_where_every_draft_is_taken_away_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(drafts, "_hold", lambda _: False)
+    with pytest.raises(LocalEngineError, match="others take every draft away"):
+        drafts.place_whole(tmp_path / "x", lambda _: None, is_usable=lambda _: True)
