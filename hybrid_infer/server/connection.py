@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from hybrid_infer.server.errors import ErrorAnswer
 from hybrid_infer.server.exits import Exit, write_whole
 from hybrid_infer.server.gate import error_headers
+from hybrid_infer.server.parsing import OneProtocolParser, is_offer
 from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
 
@@ -58,6 +59,7 @@ class BoundedConnection(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = OneProtocolParser(self)
         self._limits = config.limits
         self._head_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
@@ -153,6 +155,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request's head is here."""
+        if is_offer(self.parser):
+            return
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -172,6 +176,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if is_offer(self.parser):
+            return
         self._unparsed_bytes, self._reads_body = 0, False
         super().on_message_complete()
 

@@ -152,6 +152,42 @@ def test_a_head_alone_is_asked_for_a_body_that_does_not_come(raw):
     assert raw.has_ended()
 
 
+class TestOffers:
+    """A client that offers HTTP/2, as Java's does with every first request, is answered in HTTP/1.1."""
+
+    LINES = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
+
+    @pytest.mark.parametrize("pieces", [1, 2, 3])
+    def test_the_body_is_the_request_s_whatever_packet_it_comes_in(self, raw, pieces):
+        inner = head("/v1/models", method="GET")
+        ask = json.dumps({"input": inner.decode(), "model": "small"}).encode()
+        begin = head("/v1/embeddings", *self.LINES, f"Content-Length: {len(ask)}")
+        parts = {
+            1: [begin + ask],
+            2: [begin, ask],
+            3: [begin[:70], begin[70:] + ask[:20], ask[20:]],
+        }
+        for _ in range(2):
+            for part in parts[pieces]:
+                raw.send(part)
+            assert raw.answer()[0] == 200
+        raw.send(head("/health", method="GET"))
+        assert json.loads(raw.answer()[1]) == {"status": "ok"}
+
+    def test_a_body_that_is_no_json_but_another_request_is_one_wrong_request(self, raw):
+        inner = head("/v1/models", method="GET")
+        raw.send(head("/v1/embeddings", *self.LINES, f"Content-Length: {len(inner)}"))
+        raw.send(inner)
+        assert raw.answer()[0] == 400
+        raw.send(head("/health", method="GET"))
+        assert json.loads(raw.answer()[1]) == {"status": "ok"}
+
+    def test_a_tunnel_is_refused(self, raw):
+        raw.send(b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + head("/health"))
+        assert raw.answer()[0] == 400
+        assert raw.has_ended()
+
+
 class TestPipelines:
     def test_a_whole_request_is_answered_before_one_that_is_not(self, raw):
         raw.send(head("/health", method="GET") + head("/v1/embeddings", "Content-Length: 9") + b"{")
