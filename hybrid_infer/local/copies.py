@@ -27,6 +27,8 @@ class CopyStatus:
         dtype: in which dtype.
         quantization: how its weights were made smaller; None: they were not.
         idle_seconds: for how long no call has come.
+        is_busy: whether anybody waits for what it computes.
+        computed_seconds: how long ago it last computed anything.
     """
 
     state: str
@@ -38,6 +40,8 @@ class CopyStatus:
     dtype: str | None = None
     quantization: str | None = None
     idle_seconds: float | None = None
+    is_busy: bool = False
+    computed_seconds: float | None = None
 
 
 def find_copy(spec: ModelSpec) -> tuple[Path, SnapshotFacts]:

@@ -274,6 +274,8 @@ class Engines:
             idle_seconds=(
                 None if known.last_used is None else max(0.0, self._clock() - known.last_used)
             ),
+            is_busy=engine is not None and engine.is_busy,
+            computed_seconds=None if engine is None else engine.computed_seconds,
         )
 
 

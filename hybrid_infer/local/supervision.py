@@ -148,6 +148,7 @@ class Watchdog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._computed_at: float | None = None
         self._started: dict[Hashable, float] = {}
         self._durations: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
 
@@ -155,11 +156,25 @@ class Watchdog:
         """A lane starts on a batch."""
         self._started[lane] = self._clock()
 
-    def end(self, lane: Hashable) -> float:
-        """A lane has done its batch; the seconds that it took."""
-        seconds = self._clock() - self._started.pop(lane)
+    def end(self, lane: Hashable, *, has_computed: bool = True) -> float:
+        """A lane has done its batch; the seconds that it took.
+
+        Args:
+            lane: which.
+            has_computed: whether anything came of it but errors.
+        """
+        now = self._clock()
+        seconds = now - self._started.pop(lane)
         self._durations.append(seconds)
+        if has_computed:
+            self._computed_at = now
         return seconds
+
+    @property
+    def computed_seconds(self) -> float | None:
+        """How long ago a batch last came to something; None: none has."""
+        at = self._computed_at
+        return None if at is None else max(0.0, self._clock() - at)
 
     def forget(self, lane: Hashable) -> None:
         """A lane has died."""

@@ -95,6 +95,11 @@ class EmbeddingEngine:
         """Whether a request is being computed, or waits."""
         return self._scheduler.is_busy or self._computes_here.locked()
 
+    @property
+    def computed_seconds(self) -> float | None:
+        """How long ago it last computed anything; None: it has not yet."""
+        return self._scheduler.computed_seconds
+
     def embed(self, request: EmbedRequest, deadline: Deadline) -> EmbedReply:
         """The reply to a request; the calling thread waits for it, or computes it.
 

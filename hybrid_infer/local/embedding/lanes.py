@@ -29,8 +29,8 @@ class Runner(Protocol):
         """Called once on the thread, before its first batch."""
         ...
 
-    def run(self, batch: Batch, *, normalize: bool) -> None:
-        """Compute a batch and deliver to its owners."""
+    def run(self, batch: Batch, *, normalize: bool) -> bool:
+        """Compute a batch and deliver to its owners; whether anything came of it but errors."""
         ...
 
 

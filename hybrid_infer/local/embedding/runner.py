@@ -62,13 +62,13 @@ class BatchRunner:
         if self._num_threads is not None:
             set_own_threads(self._num_threads)
 
-    def run(self, batch: Batch, *, normalize: bool) -> None:
-        """Compute `batch` and deliver rows or errors.
+    def run(self, batch: Batch, *, normalize: bool) -> bool:
+        """Compute `batch` and deliver rows or errors; whether there were any rows.
 
         Raises:
             EngineClosedError: the device is lost; nothing more can be computed in this process.
         """
-        parts = [batch]
+        parts, has_computed = [batch], False
         while parts:
             part = _unanswered(parts.pop())
             if not part:
@@ -88,8 +88,9 @@ class BatchRunner:
                     raise EngineClosedError(f"the device is lost: {error.message}") from error
                 parts += self._isolate(part, error)
             else:
-                self._deliver(part, rows)
+                has_computed |= self._deliver(part, rows)
                 self._grow()
+        return has_computed
 
     def _encode(self, part: Batch, *, normalize: bool) -> NDArray[np.float32]:
         sequences = Tokens.join([share.source.tokens.take(share.places) for share in part])
@@ -103,7 +104,8 @@ class BatchRunner:
         _fail(part[0], error)
         return []
 
-    def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> None:
+    def _deliver(self, part: Batch, rows: NDArray[np.float32]) -> bool:
+        """Give rows to those who wait for them; whether any is sound."""
         for share in part:
             for job in share.owner.members(share.places):
                 job.deadline.renew()
@@ -113,6 +115,7 @@ class BatchRunner:
         for share in part:
             start, stop = stop, stop + len(share)
             share.owner.put(share.source, share.places, rows[start:stop])
+        return bool(part)
 
     def _sound(self, part: Batch, rows: NDArray[np.float32]) -> tuple[Batch, NDArray[np.float32]]:
         """What is left once the requests have failed in whose rows a value is not finite."""

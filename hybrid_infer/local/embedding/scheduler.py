@@ -93,6 +93,11 @@ class Scheduler:
         return bool(self._live)
 
     @property
+    def computed_seconds(self) -> float | None:
+        """How long ago it last computed anything; None: it has not yet."""
+        return self._watchdog.computed_seconds
+
+    @property
     def is_crowded(self) -> bool:
         """Whether so many requests wait that they are better tokenised together."""
         return len(self._live) >= CROWD
@@ -188,8 +193,8 @@ class Scheduler:
         for job in late:  # whoever has renewed their deadlines: they have left the window
             job.fail(too_late(job.deadline))
         if batch:
-            lane.runner.run(batch, normalize=batch[0].owner.normalize)
-            self._computed(lane, batch, waits)
+            has_computed = lane.runner.run(batch, normalize=batch[0].owner.normalize)
+            self._computed(lane, batch, waits, has_computed=has_computed)
         return True
 
     def _await_work(self, lane: Lane, late: list[EmbedJob]) -> tuple[list[EmbedJob], Batch]:
@@ -234,11 +239,13 @@ class Scheduler:
             self._lanes.wake_share()
         return batch
 
-    def _computed(self, lane: Lane, batch: Batch, waits: tuple[float, ...]) -> None:
+    def _computed(
+        self, lane: Lane, batch: Batch, waits: tuple[float, ...], *, has_computed: bool
+    ) -> None:
         with self._lock:
             lane.is_busy = False
             self._busy_with.pop(lane.task, None)
-            seconds = self._watchdog.end(lane.task)
+            seconds = self._watchdog.end(lane.task, has_computed=has_computed)
             waiting = len(self._window)
             tokens = self._live.computed(batch, seconds)
         if self._on_batch is not None:

@@ -41,10 +41,14 @@ class Batch:
 
     Args:
         decoder: computes.
+
+    Attributes:
+        progress: pieces of prompts and tokens of answers that have been computed, without an error.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+        self.progress = 0
         self._rows: list[Row] = []
         self._prompts: deque[Row] = deque()  # those of them that are not whole, in turns
 
@@ -144,6 +148,8 @@ class Batch:
                 self._advance([row], [score])
             elif row.length == len(row.job.tokens):
                 self._begin_answer(row, score)
+            else:
+                self.progress += 1
 
     def _begin_answer(self, row: Row, score: tuple[float, int, Tensor]) -> None:
         """A prompt is whole; what its answer begins with, as `_scored` gives it."""
@@ -198,6 +204,7 @@ class Batch:
             except HybridInferError as error:
                 self._fail(row, error)
                 continue
+            self.progress += 1
             if has_ended:
                 self._leave(row)
 

@@ -57,6 +57,11 @@ class ChatEngine:
         """Whether an answer is being computed, or waits."""
         return self._loop.is_busy
 
+    @property
+    def computed_seconds(self) -> float | None:
+        """How long ago it last computed anything; None: it has not yet."""
+        return self._loop.computed_seconds
+
     def submit(self, request: ChatRequest, deadline: Deadline, emit: Emit) -> ChatJob:
         """Queue a request; `emit` receives its parts, then one `End`.
 

@@ -69,6 +69,11 @@ class DecodeLoop:
         """Whether anybody has no answer yet."""
         return any(not job.is_done for job in list(self._live))
 
+    @property
+    def computed_seconds(self) -> float | None:
+        """How long ago it last computed anything; None: it has not yet."""
+        return self._watchdog.computed_seconds
+
     def submit(self, job: ChatJob) -> None:
         """Put a request in the queue.
 
@@ -132,6 +137,7 @@ class DecodeLoop:
                 self._batch.clear()
                 return False
             self._watchdog.begin("decode")
+        progress = self._batch.progress
         for job in late:
             job.fail(too_late(job.deadline))
         with torch.inference_mode():
@@ -140,7 +146,7 @@ class DecodeLoop:
             started = self._clock()
             count = 0 if beside else self._batch.decode()
         with self._lock:
-            self._watchdog.end("decode")
+            self._watchdog.end("decode", has_computed=self._batch.progress > progress)
             if not beside:  # else nobody knows which part took how long
                 self._schedule.measured_prefill(tokens, seconds)
                 self._schedule.measured(count, self._clock() - started)

@@ -345,11 +345,16 @@ def test_status_tells_state_place_and_use(tmp_path):
         assert before["state"] == "cold"
         assert before["seconds_left"] > 0
         assert before["bytes"] is None
+        assert (before["is_busy"], before["computed_seconds"]) == (False, None)
         client.warm("chat/default")
         warm = client.status()["local"]["chat/large"]
         assert (warm["state"], warm["device"], warm["dtype"]) == ("warm", "cpu", "float32")
         assert warm["bytes"] > 0
         assert warm["idle_seconds"] >= 0
+        assert warm["computed_seconds"] is None
+        for _ in range(2):  # behind the second answer the first one's step is over
+            client.chat_completion("hello", "large", max_tokens=1)
+        assert client.status()["local"]["chat/large"]["computed_seconds"] >= 0
         assert warm["quantization"] is None
         row = next(row for row in client.list_models() if row["name"] == "chat/agent")
         assert (row["local"], row["local_device"], row["local_dtype"]) == (

@@ -9,14 +9,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Tokenizer
 
-from hybrid_infer import LocalEngineError, ServerSettings
+from hybrid_infer import DeadlineExceededError, LocalEngineError, OverloadedError, ServerSettings
 from hybrid_infer.local.generation.job import ChatJob
 from hybrid_infer.registry import load_registry
+from hybrid_infer.server import health
 from hybrid_infer.server.token_ids import TokenTexts
 from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.testing import Reply
 
 PATIENCE_SECONDS = 60
+LONG_CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 99, "temperature": 0}
 
 
 def ask_for_chat(client, body):
@@ -124,6 +126,74 @@ def test_health_computes_when_unsure_and_tells_what_is_broken(start, monkeypatch
     assert "the device is lost" in body["error"]["message"]
     assert "retry-after" in headers
     assert probes == [("health", "embeddings/default")]
+
+
+class TestHealthAtWork:
+    """What is asked of a local copy that is busy waits; that alone makes it no bad one."""
+
+    @pytest.fixture
+    def server(self, start):
+        made = start()
+        for _ in range(2):  # behind the second answer the first one's step is over
+            made.ask("POST", "/v1/chat/completions", {**LONG_CHAT, "max_tokens": 1})
+        return made
+
+    @pytest.fixture
+    def stopped(self, server, monkeypatch):
+        """Lets the copy compute some tokens, and then none until the test ends."""
+        reached, goes_on, taken, take = threading.Event(), threading.Event(), [], ChatJob.take
+
+        def held(job, token):
+            taken.append(token)
+            if len(taken) == 4:
+                reached.set()
+                assert goes_on.wait(PATIENCE_SECONDS)
+            return take(job, token)
+
+        monkeypatch.setattr(ChatJob, "take", held)
+        asking = threading.Thread(
+            target=server.ask, args=("POST", "/v1/chat/completions", LONG_CHAT)
+        )
+        asking.start()
+        assert reached.wait(PATIENCE_SECONDS)
+        server.statistics.last_success_at = None
+        yield
+        goes_on.set()
+        asking.join(PATIENCE_SECONDS)
+
+    @pytest.mark.usefixtures("stopped")
+    def test_a_copy_that_computes_is_healthy_without_a_probe(self, server, monkeypatch):
+        async def broken(*_, **__):
+            raise LocalEngineError("nobody should ask")
+
+        monkeypatch.setattr(server.client, "chat_completion", broken)
+        assert server.ask("GET", "/health")[0] == 200
+
+    @pytest.mark.usefixtures("stopped")
+    def test_one_that_has_not_for_long_is_not(self, server, monkeypatch):
+        monkeypatch.setattr(health, "SURE_SECONDS", 0.0)
+        monkeypatch.setattr(health, "PROBE_SECONDS", 0.2)
+        status, _, body = server.ask("GET", "/health")
+        assert status == 503
+        assert "did not finish within 0.2 s" in body["error"]["message"]
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (DeadlineExceededError("it waited"), 200),
+            (OverloadedError("the queue is full"), 200),
+            (LocalEngineError("the device is lost"), 503),
+        ],
+    )
+    def test_a_probe_too_many_says_nothing_of_a_copy_that_computes(
+        self, server, monkeypatch, error, status
+    ):
+        async def refused(*_, **__):
+            raise error
+
+        server.statistics.last_success_at = None
+        monkeypatch.setattr(server.client, "chat_completion", refused)
+        assert server.ask("GET", "/health")[0] == status
 
 
 def test_a_defect_is_500_without_details(start, monkeypatch, caplog):

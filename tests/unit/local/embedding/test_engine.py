@@ -182,6 +182,21 @@ def test_a_poisoned_request_fails_alone(engine, poison, error):
     assert embed(engine, "a").vectors.shape == (1, 2)
 
 
+def test_errors_are_no_progress(engine, clock):
+    for text in (
+        "!error",
+        "!nan",
+        "!error",
+    ):  # when one ends, the batch of the one before it is over
+        with pytest.raises(LocalEngineError):
+            embed(engine, text)
+    assert engine.computed_seconds is None
+    embed(engine, "a")
+    embed(engine, "b")
+    clock.advance(3)
+    assert engine.computed_seconds == 3
+
+
 def behind_a_blocker(engine, encoder, texts):
     """Jobs of one text each that all wait when the first batch ends."""
     encoder.gate.clear()

@@ -258,6 +258,22 @@ def test_an_error_is_that_of_the_row_that_causes_it(make_engine, decoder):
     assert [caller.result()[-1] for caller in callers] == ["z"] * 4
 
 
+def test_errors_are_no_progress(make_engine, decoder):
+    def trouble(rows):
+        if any(POISON in row for row in rows):
+            raise RuntimeError("boom")
+
+    engine = make_engine()
+    decoder.trouble = trouble
+    for text in ("!", "%", "!", "%"):  # when one ends, the step of the one before it is over
+        with pytest.raises(LocalEngineError):
+            Caller(engine, text).result()
+    assert engine.computed_seconds is None
+    assert Caller(engine, "a").result()
+    assert Caller(engine, "b").result()
+    assert 0 <= engine.computed_seconds < PATIENCE_SECONDS
+
+
 def test_memory_for_fewer_rows_is_enough(make_engine, decoder):
     def trouble(rows):
         if len(rows) > 2:
