@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import httptools
 import orjson
-from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -19,9 +18,9 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from hybrid_infer.server.errors import ErrorAnswer
+from hybrid_infer.server.errors import TOO_MANY, TOO_MUCH, ErrorAnswer
 from hybrid_infer.server.exits import Exit, write_whole
-from hybrid_infer.server.gate import error_headers
+from hybrid_infer.server.gate import error_headers, refuse_connection
 from hybrid_infer.server.parsing import OneProtocolParser, is_offer
 from hybrid_infer.server.work import CONNECTION, UntilGone
 from hybrid_infer.settings import ServerSettings
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 2.0
 MAX_PIPELINED = 64  # requests that wait for the answer of the one before them
-_TOO_MANY = ErrorAnswer(429, "the server is full: too many connections are open", "overloaded")
 
 
 class ServerConfig(Config):
@@ -64,7 +62,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._linger_timer: TimerHandle | None = None
         self._reader_timer: TimerHandle | None = None
-        self._unparsed_bytes = self._fields_bytes = 0
+        self._unparsed_bytes = self._fields_bytes = self._waiting_bytes = 0
         self._reads_head = self._reads_body = self._drops_input = self._is_surplus = False
         self._answering: RequestResponseCycle | None = None
         self._work: set[UntilGone] = set()
@@ -117,13 +115,18 @@ class BoundedConnection(HttpToolsProtocol):
             work.client_left()
 
     def watch(self, work: UntilGone) -> None:
-        """Tell `work` when the client leaves; reading goes on, or nobody would notice."""
+        """Tell `work` when the client leaves."""
         self._work.add(work)
-        self.flow.resume_reading()
+        self._read_on()
 
     def unwatch(self, work: UntilGone) -> None:
         """Tell it no longer."""
         self._work.discard(work)
+
+    def _read_on(self) -> None:
+        """Read while there is work, or nobody would notice that the client leaves."""
+        if self._work:
+            self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; those after the last request that will be answered are dropped."""
@@ -164,15 +167,21 @@ class BoundedConnection(HttpToolsProtocol):
         if len(self.url) + self._fields_bytes > self._limits.max_header_bytes:
             self._stop_parsing(self._too_large())
         if len(self.pipeline) == MAX_PIPELINED:
-            self._stop_parsing(_TOO_MANY)
+            self._stop_parsing(TOO_MANY)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
         self.cycle.transport = cast("Transport", Exit(self.transport, self.loop, self.end))
+        self._read_on()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._unparsed_bytes = 0
+        if self.pipeline:  # the newest of them is the body's
+            self._waiting_bytes += len(body)
+            if self._waiting_bytes > self._limits.max_body_bytes:
+                self._stop_parsing(TOO_MUCH)
         super().on_body(body)
+        self._read_on()
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -221,7 +230,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        surplus = cast("ASGI3Application", _too_many)
+        self._waiting_bytes -= len(cycle.body)
+        surplus = cast("ASGI3Application", refuse_connection)
         super()._start_asgi_task(cycle, surplus if self._is_surplus else app)
 
     @property
@@ -297,12 +307,3 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = None
-
-
-async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI
-    """The application of a connection too many."""
-    body = orjson.dumps(_TOO_MANY.document())
-    headers = [(b"content-length", str(len(body)).encode())]
-    headers += error_headers(_TOO_MANY, closes=True)
-    await send({"type": "http.response.start", "status": 429, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

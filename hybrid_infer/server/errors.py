@@ -92,6 +92,8 @@ class ErrorAnswer:
 
 
 STOPPING = ErrorAnswer(503, "the server is stopping", "shutting_down")
+TOO_MANY = ErrorAnswer(429, "the server is full: too many connections are open", "overloaded")
+TOO_MUCH = ErrorAnswer(429, "too much waits in this connection for an answer", "overloaded")
 
 # The first class that fits decides. A refusal of the upstream's key is not the client's 401.
 _TABLE: tuple[tuple[type[HybridInferError], int, str], ...] = (

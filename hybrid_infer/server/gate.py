@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hybrid_infer.server.errors import STOPPING, ErrorAnswer, RefusedError
+from hybrid_infer.server.errors import STOPPING, TOO_MANY, ErrorAnswer, RefusedError
 from hybrid_infer.server.options import ServerOptions, is_address, own_names
 from hybrid_infer.server.service import Service
 from hybrid_infer.server.work import CONNECTION, Connection
@@ -158,6 +158,11 @@ async def _refuse(
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI
+    """The application of a connection too many."""
+    await _refuse(scope[CONNECTION], send, TOO_MANY, {}, closes=True)
 
 
 def error_headers(answer: ErrorAnswer, *, closes: bool) -> list[tuple[bytes, bytes]]:

@@ -226,11 +226,41 @@ def remote():
 
 
 @pytest.fixture(scope="module")
+def roomy(start_limited, remote):
+    """A server that asks a remote, and takes large bodies."""
+    return start_limited(
+        "--policy", "remote-only", "--base-url", remote.url, max_body_bytes=100_000
+    )
+
+
+@pytest.fixture(scope="module")
 def relaying(start_limited, remote):
     """A server that asks a remote."""
     server = start_limited("--policy", "remote-only", "--base-url", remote.url)
     yield server
     assert "Traceback" not in server.close()[1]
+
+
+def chat(path="/v1/chat/completions", **options):
+    prompt = [{"role": "user", "content": "these words come back one after another"}]
+    body = json.dumps({"messages": prompt, "model": "small", **options}).encode()
+    return head(path, f"Content-Length: {len(body)}") + body
+
+
+@pytest.mark.parametrize("behind", [1, 3, MAX_PIPELINED + 1, "a body"])
+def test_a_client_that_leaves_requests_behind_stops_the_work(roomy, remote, behind):
+    remote.reset()
+    remote.enqueue(Reply(stall_after_bytes=0))
+    with Raw(roomy.port) as client:
+        client.send(chat())
+        remote.wait_for(1, timeout=PATIENCE_SECONDS)
+        if behind == "a body":
+            client.send(head("/v1/embeddings", "Content-Length: 90000") + b" " * 80_000)
+        else:
+            client.send(head("/health", method="GET") * behind)
+        assert roomy.get("/health") == {"status": "ok"}  # so that has been read, and no end with it
+    (request,) = remote.wait_for(1, finished=True, timeout=PATIENCE_SECONDS)
+    assert request.finished
 
 
 class TestStreams:
@@ -241,11 +271,8 @@ class TestStreams:
         """A client whose stream has begun, and will take about a second."""
         remote.reset()
         remote.enqueue(Reply(drip_bytes=128, drip_seconds=0.1))
-        prompt = [{"role": "user", "content": "these words come back one after another"}]
-        body = json.dumps({"messages": prompt, "model": "small", "stream": True}).encode()
         with Raw(relaying.port) as client:
-            path = "/v1/chat/completions"
-            client.send(head(path, f"Content-Length: {len(body)}") + body)
+            client.send(chat(stream=True))
             remote.wait_for(1, timeout=PATIENCE_SECONDS)
             yield client
 
@@ -261,6 +288,23 @@ class TestStreams:
         assert (status, text[-14:]) == (200, "data: [DONE]\n\n")
         assert stream.answer()[0] == 408
         assert stream.has_ended()
+
+    def test_bodies_behind_it_are_together_no_larger_than_one_may_be(self, stream):
+        ask = head("/v1/embeddings", "Content-Length: 30000") + b"{}" + b" " * 29_998
+        stream.send(ask * 2)
+        status, text = stream.answer()
+        assert (status, text[-14:]) == (200, "data: [DONE]\n\n")
+        assert stream.answer()[0] == 400
+        status, text = stream.answer()
+        assert (status, json.loads(text)["error"]["code"]) == (429, "overloaded")
+        assert stream.has_ended()
+
+    def test_what_waited_is_forgotten_with_its_answer(self, stream):
+        ask = head("/v1/embeddings", "Content-Length: 30000") + b"{}" + b" " * 29_998
+        stream.send(ask)
+        assert [stream.answer()[0] for _ in range(2)] == [200, 400]
+        stream.send(head("/health", method="GET") + ask)
+        assert [stream.answer()[0] for _ in range(2)] == [200, 400]
 
     def test_empty_lines_are_no_head(self, stream):
         stream.send(b"\r\n")
