@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +26,7 @@ def run(
     client_arguments: Mapping[str, Any],
     on_ready: Callable[[str], object],
 ) -> None:
-    """Serve until a signal says otherwise.
+    """Serve until a signal says otherwise. This may be the end of the process, with 0.
 
     Args:
         options: where, and to whom.
@@ -37,3 +41,16 @@ def run(
     server = HybridServer(app, options, app.service.limits, on_ready)
     gc.set_threshold(OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     server.run(sockets=[listening])  # on uvloop where that is installed
+    if any(thread.daemon for thread in threading.enumerate()):
+        _leave()
+
+
+def _leave() -> None:
+    """End the process while a thread computes: a load cannot be stopped, and may take minutes.
+
+    The interpreter's own end would unwind such a thread within torch, which aborts the process.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -6,6 +6,8 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
+import sys
 
 import openai
 import pytest
@@ -297,6 +299,28 @@ def test_a_remote_s_refusal_has_the_right_status(
     server.close()
 
 
+# A load that never comes to its end, in torch or on its way there.
+LOADS_FOR_EVER = """
+import sys
+
+import torch
+
+from hybrid_infer.cli import main
+from hybrid_infer.local import loading
+
+
+def load_engine(*_, **__):
+    numbers = torch.ones(300, 300)
+    print("it loads", flush=True)
+    while True:
+        torch.mm(numbers, numbers)
+
+
+loading.load_engine = load_engine
+main(sys.argv[1:])
+"""
+
+
 class TestStopping:
     """One signal drains, two end at once."""
 
@@ -340,6 +364,27 @@ class TestStopping:
             assert "no new requests" in busy.process.stderr.readline()
             busy.signal(number)
             assert busy.wait() == 128 + number
+
+    def test_a_load_in_progress_makes_no_crash_of_it(self, tmp_path):
+        path = tmp_path / "models.yaml"
+        path.write_text('{"settings": {"server": {"drain_seconds": 1}}}')
+        words = ("serve", "--port", "0", "--profile", "tiny", "--policy", "local-only")
+        with subprocess.Popen(
+            [sys.executable, "-c", LOADS_FOR_EVER, *words, "--models", str(path)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            try:
+                url = process.stdout.readline().split()[3]
+                with Raw(int(url.rpartition(":")[2])) as client:
+                    body = b'{"input": "a"}'
+                    client.send(head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
+                    assert process.stdout.readline() == "it loads\n"
+                    process.send_signal(signal.SIGTERM)
+                    assert client.answer()[0] == 503
+                assert process.wait(PATIENCE_SECONDS) == 0
+                assert "no new requests" in process.stderr.read()
+            finally:
+                process.kill()
 
     def test_what_does_not_end_is_cut_off_in_time(self, start_server, remote, tmp_path):
         remote.reset()
