@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from hybrid_infer.server.errors import TOO_MANY, TOO_MUCH, ErrorAnswer
-from hybrid_infer.server.exits import Exit, write_whole
+from hybrid_infer.server.exits import Exit, PlainExit, write_whole
 from hybrid_infer.server.gate import error_headers, refuse_connection
 from hybrid_infer.server.parsing import OneProtocolParser, is_offer
 from hybrid_infer.server.work import CONNECTION, UntilGone
@@ -170,7 +170,8 @@ class BoundedConnection(HttpToolsProtocol):
             self._stop_parsing(TOO_MANY)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
-        self.cycle.transport = cast("Transport", Exit(self.transport, self.loop, self.end))
+        kind = PlainExit if self.scope["http_version"] == "1.0" else Exit
+        self.cycle.transport = cast("Transport", kind(self.transport, self.loop, self.end))
         self._read_on()
 
     def on_body(self, body: bytes) -> None:

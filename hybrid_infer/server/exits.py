@@ -55,6 +55,30 @@ class Exit:
         self._end()
 
 
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+class PlainExit(Exit):
+    """An exit to a client of HTTP/1.0, which knows no chunks: its answer ends with the connection.
+
+    Source: RFC 9112, 6.1. The cycle, which is uvicorn's, makes chunks for whoever asks.
+    """
+
+    _is_chunked = False
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, out of their chunks."""
+        if not self._has_head:
+            head, chunked, end = data.partition(_CHUNKED)
+            self._is_chunked = bool(chunked)
+            super().write(head + end)
+        elif not self._is_chunked:
+            super().write(data)
+        elif data:  # a whole chunk, maybe the last one behind it
+            size, _, rest = data.partition(b"\r\n")
+            super().write(rest[: int(size, 16)])
+
+
 def write_whole(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
     """Write a whole answer that leaves its connection open, if all is as it mostly is.
 

@@ -77,15 +77,9 @@ class Gate:
                 await _refuse(connection, send, STOPPING, headers, closes=True)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if not self._is_own(headers.get(b"host", b"")):
-            raise RefusedError(
-                403, "the Host header names another machine; --allowed-host adds a name",
-                "wrong_host", argument="host", closes=True,
-            )  # fmt: skip
-        origin = headers.get(b"origin")
-        if origin is not None and origin != b"%s://%s" % (
-            scope["scheme"].encode(), headers.get(b"host", b""),
-        ):  # fmt: skip
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        self._check_host(host, scope)
+        if origin is not None and not _is_site(origin, host, scope["scheme"]):
             raise RefusedError(
                 403, "pages of other sites may not ask this server", "wrong_origin",
                 argument="origin", closes=True,
@@ -99,6 +93,23 @@ class Gate:
             raise RefusedError(STOPPING.status, STOPPING.message, STOPPING.code, closes=True)
         if scope["method"] == "POST":  # all that is work; refusing it must cost next to nothing
             self.service.admission.check_requests()
+
+    def _check_host(self, host: bytes | None, scope: Scope) -> None:
+        if host is None:
+            if scope["http_version"] != "1.0":  # which had none; a browser always sends one
+                raise RefusedError(
+                    400, "there is no Host header", "missing_host", argument="host", closes=True
+                )
+        elif not self._is_own(host):
+            raise RefusedError(
+                403, "the Host header names another machine; --allowed-host adds a name",
+                "wrong_host", argument="host", closes=True,
+            )  # fmt: skip
+
+
+def _is_site(origin: bytes, host: bytes | None, scheme: str) -> bool:
+    """Whether a page is one of this server's own."""
+    return host is not None and origin == b"%s://%s" % (scheme.encode(), host)
 
 
 def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:

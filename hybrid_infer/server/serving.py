@@ -25,6 +25,7 @@ from hybrid_infer.server.errors import ErrorAnswer, RefusedError, answer_for
 from hybrid_infer.server.service import Service
 from hybrid_infer.server.work import CONNECTION, Connection, GoneError
 
+ENDLESS = ("/events",)  # HEAD is answered by what GET is, but for the body
 CLIENT_LEFT = 499  # nginx's word for it; nobody reads it
 # Whatever went wrong is logged by the server with its trace; the client gets no detail.
 CRASHED = ErrorAnswer(500, "something went wrong in the server", "internal_error")
@@ -105,8 +106,9 @@ class Application:
 
 
 def _served(described: APIRoute) -> Route:
-    route = Route(described.path, Endpoint(described.endpoint))
-    route.methods = described.methods  # Route would answer HEAD by GET, and /events has no end
+    route = Route(described.path, Endpoint(described.endpoint), methods=described.methods)
+    if described.path in ENDLESS:
+        route.methods = described.methods
     return route
 
 

@@ -152,6 +152,47 @@ def test_a_head_alone_is_asked_for_a_body_that_does_not_come(raw):
     assert raw.has_ended()
 
 
+class TestOldClients:
+    """Of HTTP/1.0, which has neither chunks nor a Host."""
+
+    @staticmethod
+    def old(ask):
+        return ask.replace(b"HTTP/1.1", b"HTTP/1.0")
+
+    def test_a_streamed_answer_is_not_in_chunks(self, relaying, remote):
+        remote.reset()
+        with Raw(relaying.port) as client:
+            client.send(self.old(chat(stream=True)))
+            head, _, body = client.file.read().partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        *events, done, rest = body.split(b"\n\n")
+        assert (done, rest) == (b"data: [DONE]", b"")
+        texts = [json.loads(event.removeprefix(b"data: "))["choices"] for event in events]
+        assert "another" in "".join(text[0]["delta"].get("content") or "" for text in texts if text)
+
+    @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nowhere"])
+    def test_any_other_answer_is_whole_and_the_last(self, raw, path):
+        raw.send(self.old(head(path, method="GET")))
+        assert raw.answer()[0] == (404 if path == "/nowhere" else 200)
+        assert raw.has_ended()
+
+    def test_they_need_name_no_host(self, raw):
+        raw.send(self.old(head("/health", method="GET")).replace(b"Host: 127.0.0.1\r\n", b""))
+        assert raw.answer()[0] == 200
+
+    def test_without_one_a_page_is_still_another_site_s(self, raw):
+        asked = self.old(head("/health", "Origin: http://", method="GET"))
+        raw.send(asked.replace(b"Host: 127.0.0.1\r\n", b""))
+        assert raw.answer()[0] == 403
+
+    def test_newer_ones_must(self, raw):
+        raw.send(head("/health", method="GET").replace(b"Host: 127.0.0.1\r\n", b""))
+        status, text = raw.answer()
+        assert (status, json.loads(text)["error"]["code"]) == (400, "missing_host")
+        assert raw.has_ended()
+
+
 class TestOffers:
     """A client that offers HTTP/2, as Java's does with every first request, is answered in HTTP/1.1."""
 

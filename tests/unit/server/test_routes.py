@@ -287,6 +287,16 @@ def test_what_is_not_there(server, method, path, body, status):
         assert document["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/small", "/", "/metrics"])
+def test_a_head_alone_is_the_head_of_what_get_gives(server, path):
+    status, headers, _ = server.ask("GET", path)
+    assert status == 200
+    status, alone, document = server.ask("HEAD", path)
+    assert (status, document) == (200, "")
+    assert alone["content-type"] == headers["content-type"]
+    assert int(alone["content-length"]) > 0
+
+
 def test_the_schema_of_huggingface_s_client_is_understood():
     from hybrid_infer.server.calls import _response_format
 
