@@ -44,6 +44,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, options: ServerOptions, service: Service) -> None:
         self._app, self._key, self.service = app, options.key, service
+        self._proxied = frozenset(options.host_names)
         names = own_names(options)
 
         @lru_cache(maxsize=1024)
@@ -79,7 +80,7 @@ class Gate:
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host, origin = headers.get(b"host"), headers.get(b"origin")
         self._check_host(host, scope)
-        if origin is not None and not _is_site(origin, host, scope["scheme"]):
+        if origin is not None and not self._is_site(origin, host, scope["scheme"]):
             raise RefusedError(
                 403, "pages of other sites may not ask this server", "wrong_origin",
                 argument="origin", closes=True,
@@ -106,10 +107,13 @@ class Gate:
                 "wrong_host", argument="host", closes=True,
             )  # fmt: skip
 
-
-def _is_site(origin: bytes, host: bytes | None, scheme: str) -> bool:
-    """Whether a page is one of this server's own."""
-    return host is not None and origin == b"%s://%s" % (scheme.encode(), host)
+    def _is_site(self, origin: bytes, host: bytes | None, scheme: str) -> bool:
+        """Whether a page is one of this server's own, also as a proxy with TLS shows it."""
+        if host is None:
+            return False
+        if origin == b"%s://%s" % (scheme.encode(), host):
+            return True
+        return origin == b"https://%s" % host and _name_of(host) in self._proxied
 
 
 def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:

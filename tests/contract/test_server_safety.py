@@ -143,6 +143,26 @@ class TestKeys:
         assert status == 200
         assert not any(name.lower().startswith("access-control") for name in told)
 
+    def test_a_proxy_may_show_its_name_over_tls(self, start_server, limits_file):
+        words = ("--profile", "tiny", "--models", str(limits_file))
+        proxied = start_server(*words, "--allowed-host", "Chat.example")
+
+        def status(host, origin):
+            return self.ask(proxied, "GET", "/health", host=host, origin=origin)[0]
+
+        assert status("chat.example", "https://chat.example") == 200
+        assert status("chat.example:8443", "https://chat.example:8443") == 200
+        assert status("chat.example", "http://chat.example") == 200
+        for host, origin in (
+            ("chat.example", "https://chat.example:8443"),
+            ("chat.example", "https://evil.example"),
+            ("chat.example", "https://chat.example.evil.example"),
+            ("localhost", "https://chat.example"),
+            ("localhost", "https://localhost"),
+            ("evil.example", "https://evil.example"),
+        ):
+            assert status(host, origin) == 403, (host, origin)
+
 
 class TestLimits:
     def test_a_body_that_says_it_is_too_large(self, raw):
