@@ -56,10 +56,14 @@ class Metrics:
         """Every metric, and the content type of that.
 
         Args:
-            accepted: the ``Accept`` header: Prometheus' own text format, or OpenMetrics where asked.
+            accepted: the ``Accept`` header: OpenMetrics where asked; else Prometheus' own text format,
+                also where the header is not understood.
         """
         self._count_all()
-        encode, content_type = choose_encoder(accepted)
+        try:
+            encode, content_type = choose_encoder(accepted)
+        except (TypeError, ValueError):  # of a version that is quoted, or no number
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
 

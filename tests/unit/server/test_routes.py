@@ -264,6 +264,14 @@ def test_a_collector_may_ask_for_openmetrics(server):
     assert text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("version", ['"1.0.0"', "abc", "", "1.0.x", "1", "1.0.0.0.0", "9" * 5000])
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+def test_no_version_of_a_format_is_a_fault(server, kind, version):
+    asked = {"accept": f"{kind}; version={version}; escaping=what"}
+    status, _, text = server.ask("GET", "/metrics", headers=asked)
+    assert (status, "hybrid_infer_server_texts_waiting" in text) == (200, True)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
