@@ -28,7 +28,8 @@ async def read_body(request: Request, kind: type[_BodyT], limits: ServerSettings
         GoneError: the client left before its last byte.
     """
     declared = _header(request, b"content-type", b"application/json")
-    if b"json" not in declared and b"octet-stream" not in declared:
+    media_type = declared.lower()
+    if b"json" not in media_type and b"octet-stream" not in media_type:
         raise RefusedError(
             415,
             "the body must be JSON (content-type: application/json), "

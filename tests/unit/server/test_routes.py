@@ -264,6 +264,19 @@ def test_a_collector_may_ask_for_openmetrics(server):
     assert text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize(
+    ("declared", "status"),
+    [
+        ("Application/JSON; Charset=UTF-8", 200),
+        ("APPLICATION/Octet-Stream", 200),
+        ("Text/XML", 415),
+    ],
+)
+def test_media_types_are_no_matter_of_case(server, declared, status):
+    headers = {"content-type": declared}
+    assert server.ask("POST", "/embed", {"inputs": "a"}, headers)[0] == status
+
+
 @pytest.mark.parametrize("version", ['"1.0.0"', "abc", "", "1.0.x", "1", "1.0.0.0.0", "9" * 5000])
 @pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
 def test_no_version_of_a_format_is_a_fault(server, kind, version):
