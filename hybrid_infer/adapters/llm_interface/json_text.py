@@ -18,14 +18,16 @@ def find_json(text: str) -> Any:
     for candidate in (text, *_FENCE.findall(text)):
         try:
             return json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     decoder = json.JSONDecoder()
     for match in _OPENING.finditer(text):
         try:
             return decoder.raw_decode(text, match.start())[0]
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # too deep, and its inner part is not what was written
+            return None
     return None
 
 
@@ -43,5 +45,11 @@ def repair_json(text: str) -> Any:
         ) from missing
 
     fenced = _FENCE.search(text)
-    mended = json_repair.loads(fenced.group(1) if fenced else text)
+    try:
+        mended = json_repair.loads(fenced.group(1) if fenced else text)
+    except (
+        RecursionError,
+        ValueError,
+    ):  # nested too deep, as some of its versions or others say it
+        return None
     return mended if isinstance(mended, dict | list) and mended else None

@@ -262,6 +262,13 @@ def test_json_is_mended(text, expected):
     assert repair_json(text) == expected
 
 
+@pytest.mark.parametrize("text", ["[" * 5_000, "[" * 5_000 + "]" * 5_000, '{"a": ' * 5_000])
+@pytest.mark.parametrize("wrapped", ["{}", "```json\n{}\n```", "It is {} at last"])
+def test_json_that_is_too_deep_is_none(text, wrapped):
+    assert find_json(wrapped.format(text)) is None
+    assert repair_json(wrapped.format(text)) is None
+
+
 def test_results_are_read_as_json(interface, fake):
     options = {**SMALL, "response_format": "json_object"}
     fake.enqueue(says('The answer: {"a": 1}'))
