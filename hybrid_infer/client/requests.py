@@ -36,6 +36,10 @@ MOST_SEED = 2**63 - 1
 _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning"}
 )
+_EMPTY_FIELDS = frozenset({"audio", "function_call"})  # of OpenAI's, null in every answer of text
+_STREAM_OPTIONS = frozenset(
+    {"include_usage", "include_obfuscation"}
+)  # the latter changes no answer
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
 
@@ -190,6 +194,8 @@ def _checked_message(message: Any, argument: str) -> Mapping[str, Any]:
             f"{argument}.role must be one of {', '.join(ROLES)}, not {role!r}",
             argument=f"{argument}.role",
         )
+    if role == "assistant":
+        message = _without_empty_fields(message)
     unknown = sorted(str(key) for key in set(message) - _MESSAGE_KEYS)
     if unknown:
         raise InvalidRequestError(
@@ -202,6 +208,15 @@ def _checked_message(message: Any, argument: str) -> Mapping[str, Any]:
     if content is None and role == "assistant" and message.get("tool_calls"):
         return dict(message)
     return {**message, "content": _checked_content(content, f"{argument}.content")}
+
+
+def _without_empty_fields(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An answer without what OpenAI's own client says of it that changes no other answer."""
+    return {
+        key: value
+        for key, value in message.items()
+        if key != "annotations" and not (key in _EMPTY_FIELDS and value is None)
+    }
 
 
 def _checked_content(content: Any, argument: str) -> str | tuple[Mapping[str, Any], ...]:
@@ -248,10 +263,10 @@ def _include_usage(stream_options: Any, *, stream: bool) -> bool:
         return False
     if not stream:
         raise InvalidRequestError("stream_options needs stream=True", argument="stream_options")
-    if not isinstance(stream_options, Mapping) or set(stream_options) - {"include_usage"}:
+    if not isinstance(stream_options, Mapping) or set(stream_options) - _STREAM_OPTIONS:
         raise InvalidRequestError(
             "stream_options must be {'include_usage': bool}", argument="stream_options"
         )
-    include = stream_options.get("include_usage", False)
-    check_bool(include, "stream_options.include_usage")
-    return bool(include)
+    for name in stream_options:
+        check_bool(stream_options[name], f"stream_options.{name}")
+    return bool(stream_options.get("include_usage", False))

@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessage
 
 from hybrid_infer.testing import FakeRemote, Reply
 
@@ -228,6 +229,50 @@ class TestUsage:
         assert all(chunk.usage is None for chunk in rest)
         assert (last.choices, last.usage.completion_tokens) == ([], 4)
         assert last.usage.total_tokens == last.usage.prompt_tokens + 4
+
+
+def test_an_answer_of_openais_is_a_message_of_the_next_request(ai, behind, remote):
+    said = ChatCompletionMessage(
+        role="assistant", content="hello", annotations=[], audio=None, function_call=None,
+        refusal=None, tool_calls=None,
+    )  # fmt: skip
+    messages = [*PROMPT, said.model_dump(), *PROMPT]
+    plain = [*PROMPT, {"role": "assistant", "content": "hello"}, *PROMPT]
+    options = {"model": "small", "max_tokens": 4, "temperature": 0}
+    answers = [
+        ai.chat.completions.create(messages=given, **options).choices[0].message.content
+        for given in (messages, plain)
+    ]
+    assert answers[0] == answers[1]
+    behind.chat.completions.create(messages=messages, model="small")
+    sent = remote.ledger[-1].body_json["messages"][len(PROMPT)]
+    assert not {"annotations", "audio", "function_call"} & set(sent)
+
+
+@pytest.mark.parametrize(
+    ("role", "fields", "at_fault"),
+    [
+        ("user", {"annotations": []}, "annotations"),
+        ("assistant", {"audio": {"id": "a"}}, "audio"),
+        ("assistant", {"function_call": {"name": "f", "arguments": ""}}, "function_call"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(ai, role, fields, at_fault):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ai.chat.completions.create(
+            messages=[{"role": role, "content": "hello", **fields}], model="small"
+        )
+    assert caught.value.param == f"messages[0].{at_fault}"
+
+
+def test_obfuscation_is_accepted_and_not_there(ai, behind, remote):
+    options = {"stream_options": {"include_obfuscation": False, "include_usage": True}}
+    chunks = list(asked(ai, stream=True, max_tokens=2, **options))
+    assert chunks[-1].usage.completion_tokens == 2
+    list(asked(behind, stream=True, **options))
+    assert "include_obfuscation" not in remote.ledger[-1].body_json["stream_options"]
+    with pytest.raises(openai.BadRequestError, match="include_obfuscation"):
+        asked(ai, stream=True, stream_options={"include_obfuscation": "no"})
 
 
 def test_what_changes_no_answer_is_accepted_and_sent_nowhere(behind, remote):
