@@ -25,9 +25,13 @@ class Clients:
     def __init__(
         self, blocking: HybridClient | None, asynchronous: AsyncHybridClient | None
     ) -> None:
-        self._blocking = blocking
+        self._given = self._blocking = blocking
         self.asynchronous = asynchronous
         self._lock = Lock()
+
+    def are_of(self, blocking: HybridClient | None, asynchronous: AsyncHybridClient | None) -> bool:
+        """Whether these are the clients that were given."""
+        return self._given is blocking and self.asynchronous is asynchronous
 
     @property
     def blocking(self) -> HybridClient:

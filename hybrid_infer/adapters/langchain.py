@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from hybrid_infer.adapters.clients import Clients
 from hybrid_infer.client.aio import AsyncHybridClient
 from hybrid_infer.client.sync import HybridClient
-from hybrid_infer.datatypes.chat import ChatChoice, ChatChunk, ChatCompletion, ChatUsage, ToolCall
-from hybrid_infer.datatypes.route import Route
+from hybrid_infer.errors import InvalidRequestError
 
 try:
     from langchain_core.callbacks import (
@@ -20,26 +18,22 @@ try:
     )
     from langchain_core.embeddings import Embeddings
     from langchain_core.language_models import BaseChatModel, LanguageModelInput
-    from langchain_core.messages import (
-        AIMessage,
-        AIMessageChunk,
-        BaseMessage,
-        InvalidToolCall,
-        convert_to_openai_messages,
-    )
-    from langchain_core.messages import ToolCall as LangChainToolCall
-    from langchain_core.messages.ai import UsageMetadata
-    from langchain_core.messages.tool import tool_call_chunk
-    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+    from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable
     from langchain_core.utils.function_calling import convert_to_openai_tool
-    from pydantic import Field
+    from pydantic import Field, PrivateAttr
+
+    from hybrid_infer.adapters.langchain_answers import chunk_of, result_of, tool_choice_of
 except ImportError as missing:
     raise ImportError(
         'the LangChain adapter needs langchain-core: pip install "hybrid-infer[langchain]"'
     ) from missing
 
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "route", "deadline")
+_CHANGES = (
+    Lock()
+)  # of all models, which hardly ever wait for it: one with its own could not be copied
 
 
 class HybridInferEmbeddings(Embeddings):
@@ -103,9 +97,16 @@ class ChatHybridInfer(BaseChatModel):
     route: str | None = None
     deadline: float | None = None
 
-    @cached_property
+    _known_clients: Clients | None = PrivateAttr(default=None)
+
+    @property
     def _clients(self) -> Clients:
-        return Clients(self.client, self.async_client)
+        """Those of the fields, which a copy of the model, or whoever assigns to them, may change."""
+        with _CHANGES:
+            known = self._known_clients
+            if known is None or not known.are_of(self.client, self.async_client):
+                known = self._known_clients = Clients(self.client, self.async_client)
+            return known
 
     @property
     def _llm_type(self) -> str:
@@ -121,18 +122,28 @@ class ChatHybridInfer(BaseChatModel):
         options = {name: value for name, value in own.items() if value is not None}
         if stop is not None:
             options["stop"] = stop
-        return {**options, **given}
+        named = {
+            name: value for name, value in given.items() if name != "stream"
+        }  # LangChain has seen it
+        return {**options, **named}
 
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | bool | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """This model with tools; only targets that know tools can serve it."""
+        """This model with tools; only targets that know tools can serve it.
+
+        Args:
+            tools: functions, models or schemas.
+            tool_choice: ``auto``, ``none``, ``required``, ``any``, a tool's name, OpenAI's own form; True
+                is ``required``; None and False leave it out.
+            kwargs: further options to bind.
+        """
         given = [convert_to_openai_tool(tool) for tool in tools]
-        choice = {} if tool_choice is None else {"tool_choice": _tool_choice(tool_choice)}
+        choice = {"tool_choice": tool_choice_of(tool_choice)} if tool_choice else {}
         return self.bind(tools=given, **choice, **kwargs)
 
     def _generate(
@@ -143,7 +154,7 @@ class ChatHybridInfer(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         options = self._options(stop, kwargs)
-        return _result(
+        return result_of(
             self._clients.blocking.chat_completion(_sent(messages), self.model, **options)
         )
 
@@ -158,7 +169,7 @@ class ChatHybridInfer(BaseChatModel):
         if client is None:  # LangChain calls `_generate` on a thread
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
         options = self._options(stop, kwargs)
-        return _result(await client.chat_completion(_sent(messages), self.model, **options))
+        return result_of(await client.chat_completion(_sent(messages), self.model, **options))
 
     def _stream(
         self,
@@ -171,7 +182,7 @@ class ChatHybridInfer(BaseChatModel):
         client = self._clients.blocking
         with client.chat_completion(_sent(messages), self.model, stream=True, **options) as chunks:
             for chunk in chunks:
-                yield _chunk(chunk)
+                yield chunk_of(chunk)
 
     async def _astream(
         self,
@@ -189,7 +200,7 @@ class ChatHybridInfer(BaseChatModel):
         opened = await client.chat_completion(_sent(messages), self.model, stream=True, **options)
         async with opened as chunks:
             async for chunk in chunks:
-                yield _chunk(chunk)
+                yield chunk_of(chunk)
 
 
 def _sent(messages: list[BaseMessage]) -> list[dict[str, Any]]:
@@ -197,99 +208,11 @@ def _sent(messages: list[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _streamed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a stream.
+
+    Raises:
+        InvalidRequestError: it would hold several answers, which LangChain joins to one message.
+    """
+    if (options.get("n") or 1) != 1:
+        raise InvalidRequestError("a stream has one answer: n must be 1", argument="n")
     return {"stream_options": {"include_usage": True}, **options}
-
-
-def _tool_choice(choice: str) -> Any:
-    """LangChain's word for a tool's choice in OpenAI's shape."""
-    if choice in ("auto", "none", "required"):
-        return choice
-    if choice == "any":
-        return "required"
-    return {"type": "function", "function": {"name": choice}}
-
-
-def _result(answer: ChatCompletion) -> ChatResult:
-    generations = [_generation(choice, answer) for choice in answer.choices]
-    return ChatResult(generations=generations, llm_output={"model_name": answer.model})
-
-
-def _generation(choice: ChatChoice, answer: ChatCompletion) -> ChatGeneration:
-    valid, invalid = _parsed(choice.message.tool_calls)
-    message = AIMessage(
-        content=choice.message.content or "",
-        tool_calls=valid,
-        invalid_tool_calls=invalid,
-        usage_metadata=_usage(answer.usage),
-        response_metadata={
-            **_metadata(answer.route),
-            "finish_reason": choice.finish_reason,
-            "logprobs": choice.logprobs,
-        },
-    )
-    return ChatGeneration(message=message)
-
-
-def _parsed(calls: Sequence[ToolCall]) -> tuple[list[LangChainToolCall], list[InvalidToolCall]]:
-    """Tool calls with their arguments read, and those whose arguments are no JSON object."""
-    valid: list[LangChainToolCall] = []
-    invalid: list[InvalidToolCall] = []
-    for call in calls:
-        name, text = call.function.name, call.function.arguments
-        try:
-            arguments = json.loads(text or "{}")
-        except ValueError:
-            arguments = None
-        if isinstance(arguments, dict):
-            valid.append(LangChainToolCall(name=name, args=arguments, id=call.id, type="tool_call"))
-        else:
-            invalid.append(
-                InvalidToolCall(
-                    name=name, args=text, id=call.id, error="not a JSON object",
-                    type="invalid_tool_call",
-                )
-            )  # fmt: skip
-    return valid, invalid
-
-
-def _chunk(chunk: ChatChunk) -> ChatGenerationChunk:
-    """A chunk of the first choice, or the last one, which has the usage."""
-    if not chunk.choices:
-        usage = None if chunk.usage is None else _usage(chunk.usage)
-        return ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=usage))
-    choice = chunk.choices[0]
-    metadata: dict[str, Any] = {}
-    if choice.finish_reason is not None:
-        metadata = {**_metadata(chunk.route), "finish_reason": choice.finish_reason}
-    calls = [
-        tool_call_chunk(
-            name=call.function.name or None,
-            args=call.function.arguments,
-            id=call.id,
-            index=call.index,
-        )
-        for call in choice.delta.tool_calls
-    ]
-    message = AIMessageChunk(
-        content=choice.delta.content or "", tool_call_chunks=calls, response_metadata=metadata
-    )
-    return ChatGenerationChunk(message=message)
-
-
-def _metadata(route: Route) -> dict[str, Any]:
-    return {
-        "model_name": route.model,
-        "backend": route.backend,
-        "provider": route.provider,
-        "reason": str(route.reason),
-    }
-
-
-def _usage(usage: ChatUsage) -> UsageMetadata | None:
-    if usage.prompt_tokens is None or usage.completion_tokens is None:
-        return None
-    return UsageMetadata(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-    )

@@ -10,7 +10,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from hybrid_infer import ConfigError, RateLimitError
+from hybrid_infer import ConfigError, HybridClient, InvalidRequestError, RateLimitError
 from hybrid_infer.adapters.langchain import ChatHybridInfer, HybridInferEmbeddings
 from hybrid_infer.testing import Reply
 
@@ -145,7 +145,10 @@ def test_messages_arrive_in_openais_shape(client, fake):
     assert sent[3]["tool_call_id"] == "c1"
 
 
-@pytest.mark.parametrize("choice", [None, "any", "weather", "auto"])
+BY_NAME = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize("choice", [None, False, "any", True, "weather", "auto", BY_NAME])
 def test_tools_are_bound_and_their_calls_read(client, fake, choice):
     fake.enqueue(Reply(json=tool_answer('{"city": "Rome"}')))
     model = ChatHybridInfer(client=client, **OPTIONS).bind_tools([weather], tool_choice=choice)
@@ -155,9 +158,9 @@ def test_tools_are_bound_and_their_calls_read(client, fake, choice):
     ]
     sent = fake.ledger[-1].body_json
     assert sent["tools"][0]["function"]["name"] == "weather"
-    by_name = {"type": "function", "function": {"name": "weather"}}
-    sent_choice = {None: None, "any": "required", "weather": by_name, "auto": "auto"}[choice]
-    assert sent.get("tool_choice") == sent_choice
+    told = {None: None, False: None, "any": "required", True: "required", "weather": BY_NAME}
+    expected = choice if choice in ("auto", BY_NAME) else told[choice]
+    assert sent.get("tool_choice") == expected
 
 
 def test_arguments_that_are_no_json_are_told_apart(client, fake):
@@ -178,6 +181,54 @@ def test_errors_keep_their_types(client, limited):
     model = ChatHybridInfer(client=client, route="remote", deadline=1.0, **OPTIONS)
     with pytest.raises(RateLimitError):
         model.invoke("hello")
+
+
+def test_a_client_can_be_changed(client, fake):
+    first = ChatHybridInfer(client=client, **OPTIONS)
+    assert first.invoke("hello").content
+    asked = len(fake.ledger)
+    with HybridClient(profile="tiny", policy="local-only", dtype="float32") as other:
+        second = first.model_copy(update={"client": other})
+        assert second.invoke("hello").response_metadata["backend"] == "local"
+        third = ChatHybridInfer(client=client, **OPTIONS)
+        third.client = other
+        assert third.invoke("hello").content
+        assert len(fake.ledger) == asked
+        third.client = client
+        first.invoke("hello")
+        third.invoke("hello")
+    assert len(fake.ledger) == asked + 2
+
+
+def test_a_stream_of_several_answers_is_refused(client, asynchronously):
+    model = ChatHybridInfer(client=client, **OPTIONS).bind(n=2)
+    with pytest.raises(InvalidRequestError, match="n must be 1"):
+        next(model.stream("hello"))
+    assert next(model.bind(n=1).stream("hello"))
+
+    async def use(async_client):
+        model = ChatHybridInfer(async_client=async_client, **OPTIONS).bind(n=2)
+        with pytest.raises(InvalidRequestError, match="n must be 1"):
+            await anext(model.astream("hello"))
+
+    asynchronously(use)
+
+
+def test_logprobs_are_in_a_stream_too(client):
+    model = ChatHybridInfer(client=client, route="local", **OPTIONS).bind(logprobs=True)
+    whole, *rest = model.stream("hello")
+    for chunk in rest:
+        whole += chunk
+    expected = model.invoke("hello").response_metadata["logprobs"]["content"]
+    told = whole.response_metadata["logprobs"]["content"]
+    assert [entry["token"] for entry in told] == [entry["token"] for entry in expected]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_invoke_may_be_told_to_stream(client, expected, stream):
+    assert (
+        ChatHybridInfer(client=client, **OPTIONS).invoke("hello", stream=stream).content == expected
+    )
 
 
 def test_no_client_is_serialised(client):
