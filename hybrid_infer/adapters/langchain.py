@@ -10,6 +10,7 @@ from hybrid_infer.adapters.clients import Clients
 from hybrid_infer.client.aio import AsyncHybridClient
 from hybrid_infer.client.sync import HybridClient
 from hybrid_infer.errors import InvalidRequestError
+from hybrid_infer.snapshots.tokenizer import find_tokenizer
 
 try:
     from langchain_core.callbacks import (
@@ -107,6 +108,21 @@ class ChatHybridInfer(BaseChatModel):
             if known is None or not known.are_of(self.client, self.async_client):
                 known = self._known_clients = Clients(self.client, self.async_client)
             return known
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of a text's tokens, by the tokenizer of the model's own copy; nothing is fetched.
+
+        LangChain counts by it, as in ``trim_messages(token_counter=model)``.
+
+        Raises:
+            InvalidRequestError: there is no such model.
+            ModelNotDownloadedError: its tokenizer is not on this machine.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        tokenizer = find_tokenizer(self._clients.chat_spec(self.model))
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     @property
     def _llm_type(self) -> str:

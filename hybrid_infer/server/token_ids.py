@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_infer.errors import InvalidRequestError
 from hybrid_infer.registry import Registry
-from hybrid_infer.snapshots.resolve import find_snapshot
+from hybrid_infer.snapshots.tokenizer import find_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +34,7 @@ class TokenTexts:
             ModelNotDownloadedError: its tokenizer is not on this machine.
         """
         spec = self._registry.resolve("embeddings", model)
-        tokenizer = _tokenizer(find_snapshot(spec) / "tokenizer.json")
+        tokenizer = find_tokenizer(spec)
         numbers = [ids for ids in given if isinstance(ids, int)]
         several = [ids for ids in given if not isinstance(ids, int)]
         return [_text(tokenizer, ids, spec.name) for ids in ([numbers] if numbers else several)]
@@ -56,13 +54,3 @@ def _text(tokenizer: Tokenizer, ids: list[int], name: str) -> str:
             f"these are not token ids of {name}'s own tokenizer; send texts", argument="texts"
         )
     return text
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

@@ -4,14 +4,29 @@ import asyncio
 
 import numpy as np
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    trim_messages,
+)
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
+from tokenizers import Tokenizer
 
-from hybrid_infer import ConfigError, HybridClient, InvalidRequestError, RateLimitError
+from hybrid_infer import (
+    ConfigError,
+    HybridClient,
+    InvalidRequestError,
+    ModelNotDownloadedError,
+    RateLimitError,
+)
 from hybrid_infer.adapters.langchain import ChatHybridInfer, HybridInferEmbeddings
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.resolve import find_snapshot
 from hybrid_infer.testing import Reply
 
 TEXTS = ["a first text", "and a second one"]
@@ -229,6 +244,37 @@ def test_invoke_may_be_told_to_stream(client, expected, stream):
     assert (
         ChatHybridInfer(client=client, **OPTIONS).invoke("hello", stream=stream).content == expected
     )
+
+
+def test_tokens_are_counted_by_the_model_s_own_tokenizer(client):
+    text = "Explain low latency, and its cost."
+    path = find_snapshot(load_registry(profile="tiny").resolve("chat", "small")) / "tokenizer.json"
+    expected = Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    assert expected
+    for name in ("small", "chat/small", "tiny/Phi-3-mini-4k-instruct"):
+        model = ChatHybridInfer(model=name, client=client)
+        assert model.get_token_ids(text) == expected
+        assert model.get_num_tokens(text) == len(expected)
+    own = ChatHybridInfer(client=client, custom_get_token_ids=lambda _: [1, 2], **OPTIONS)
+    assert own.get_num_tokens(text) == 2
+
+
+def test_messages_are_trimmed_to_what_fits(client):
+    model = ChatHybridInfer(client=client, **OPTIONS)
+    messages = [HumanMessage(f"message number {number}, which is old") for number in range(50)]
+    most = model.get_num_tokens_from_messages(messages[-3:])
+    trimmed = trim_messages(messages, max_tokens=most, token_counter=model, strategy="last")
+    assert trimmed == messages[-3:]
+
+
+def test_what_counts_tokens_must_be_here(client, tmp_path, monkeypatch):
+    with pytest.raises(InvalidRequestError, match="no chat alias 'nothing'"):
+        ChatHybridInfer(model="nothing", client=client).get_num_tokens("a")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with HybridClient(policy="local-only") as other:
+        for model in ("small", "org/nobody-has-it"):
+            with pytest.raises(ModelNotDownloadedError):
+                ChatHybridInfer(model=model, client=other).get_num_tokens("a")
 
 
 def test_no_client_is_serialised(client):

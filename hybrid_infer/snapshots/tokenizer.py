@@ -1,0 +1,37 @@
+"""The tokenizer of a copy on this machine, without its model and without torch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import ModelNotDownloadedError
+from hybrid_infer.snapshots.resolve import find_snapshot
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def find_tokenizer(spec: ModelSpec) -> Tokenizer:
+    """The tokenizer of `spec`'s own copy; blocks while it is read, and fetches nothing.
+
+    Raises:
+        ModelNotDownloadedError: it is not on this machine.
+        ModelIntegrityError: the copy is damaged.
+    """
+    path = find_snapshot(spec) / "tokenizer.json"
+    if not path.is_file():
+        raise ModelNotDownloadedError(f"{spec.name}: there is no tokenizer.json in {path.parent}")
+    return _read(path)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
