@@ -372,7 +372,22 @@ def test_token_ids_are_taken_where_they_are_the_models_own(start):
         400,
         "there are 2,049 texts; 2,048 are allowed",
     )
-    for wrong in ([-1], [10**12], [ids[1], ids[0]], [[1] * 3]):
-        status, _, document = embedded(wrong)
-        assert (status, document["error"]["param"]) == (400, "input")
-        assert "own tokenizer" in document["error"]["message"]
+    wrong = [ids[1], ids[0]]
+    at_fault = {"input": ([-1], [10**12], wrong), "input[1]": ([ids, wrong, ids],)}
+    for param, examples in at_fault.items():
+        for given in examples:
+            status, _, document = embedded(given)
+            assert (status, document["error"]["param"]) == (400, param)
+            assert "own tokenizer" in document["error"]["message"]
+    for text in (
+        "a \U0001f9ff in [MASK] and [SEP] there",
+        "[UNK]",
+        "[CLS] twice",
+        "once more [SEP]",
+    ):
+        whole, bare = tokenizer.encode(text), tokenizer.encode(text, add_special_tokens=False)
+        assert whole.ids[1:-1] == bare.ids
+        _, _, expected = embedded(text)
+        assert embedded(whole.ids)[2] == expected
+        is_half_a_template = text.startswith("[CLS]") or text.endswith("[SEP]")
+        assert embedded(bare.ids)[0] == (400 if is_half_a_template else 200)
