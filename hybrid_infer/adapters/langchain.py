@@ -32,9 +32,8 @@ except ImportError as missing:
     ) from missing
 
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "route", "deadline")
-_CHANGES = (
-    Lock()
-)  # of all models, which hardly ever wait for it: one with its own could not be copied
+# Of all models, which hardly ever wait for it: one with a lock of its own could not be copied.
+_CHANGES = Lock()
 
 
 class HybridInferEmbeddings(Embeddings):
@@ -138,10 +137,8 @@ class ChatHybridInfer(BaseChatModel):
         options = {name: value for name, value in own.items() if value is not None}
         if stop is not None:
             options["stop"] = stop
-        named = {
-            name: value for name, value in given.items() if name != "stream"
-        }  # LangChain has seen it
-        return {**options, **named}
+        # LangChain itself has seen to `stream`.
+        return {**options, **{name: value for name, value in given.items() if name != "stream"}}
 
     def bind_tools(
         self,

@@ -18,6 +18,7 @@ from hybrid_infer.server.options import ServerOptions
 # Requests in progress are many objects and no garbage. To look for cycles whenever there are 700 more,
 # as Python does by itself, took a quarter of the event loop's time beside real batches.
 OBJECTS_PER_COLLECTION = 50_000
+OWN_THREADS = "hybrid-infer"  # how the names of those begin that load and compute
 
 
 def run(
@@ -41,7 +42,7 @@ def run(
     server = HybridServer(app, options, app.service.limits, on_ready)
     gc.set_threshold(OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     server.run(sockets=[listening])  # on uvloop where that is installed
-    if any(thread.daemon for thread in threading.enumerate()):
+    if any(thread.name.startswith(OWN_THREADS) for thread in threading.enumerate()):
         _leave()
 
 

@@ -47,9 +47,6 @@ def repair_json(text: str) -> Any:
     fenced = _FENCE.search(text)
     try:
         mended = json_repair.loads(fenced.group(1) if fenced else text)
-    except (
-        RecursionError,
-        ValueError,
-    ):  # nested too deep, as some of its versions or others say it
+    except (RecursionError, ValueError):  # nested too deep, in the words of one version or another
         return None
     return mended if isinstance(mended, dict | list) and mended else None
