@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hybrid_infer.local.generation.bounds import check_numbers, mappings, may_intersect
 from hybrid_infer.local.generation.circles import has_circle
 
 MAX_SCHEMA_BYTES = 32_768  # at most some 0.2 s to compile
@@ -20,12 +21,6 @@ MOST_PATTERNS = 8
 WHITESPACE = r"[ \t\n\r]{0,32}"
 
 MOST_SHOWN = 200  # characters of a message that may quote the whole schema
-
-_BRANCHES = frozenset({"$ref", "anyOf", "oneOf"})
-_HARMLESS = frozenset(
-    {"$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated"}
-    | {"description", "examples", "readOnly", "title", "writeOnly"}
-)
 
 
 def grammar_of(response_format: Mapping[str, Any]) -> str:
@@ -40,7 +35,8 @@ def grammar_of(response_format: Mapping[str, Any]) -> str:
 
     Raises:
         ValueError: it is of another type, its schema is wrong, has a keyword that is not known
-            here, is too large, or is one that no text can match; the message says which.
+            here, is too large, has numbers that would not surely be obeyed, or is one that no text
+            can match; the message says which.
     """
     kind = response_format.get("type")
     if kind == "json_object":
@@ -52,6 +48,7 @@ def grammar_of(response_format: Mapping[str, Any]) -> str:
     if len(text) > MAX_SCHEMA_BYTES:
         raise ValueError(f"its schema has {len(text)} bytes, more than {MAX_SCHEMA_BYTES}")
     _check_patterns(schema)
+    check_numbers(schema)
     return _compiled(text)
 
 
@@ -100,19 +97,12 @@ def _check_patterns(schema: Mapping[str, Any]) -> None:
     """Refuse a schema that may ask of a text to match too many patterns at once."""
     patterns: set[str] = set()
     intersects = False
-    left: list[Any] = [schema]
-    while left:
-        node = left.pop()
-        if isinstance(node, list | tuple):
-            left.extend(node)
-        elif isinstance(node, Mapping):
-            left.extend(node.values())
-            found = [node.get("pattern"), node.get("format")]
-            if isinstance(node.get("patternProperties"), Mapping):
-                found += node["patternProperties"]
-            patterns.update(pattern for pattern in found if isinstance(pattern, str))
-            has_siblings = not _BRANCHES.isdisjoint(node) and node.keys() - _BRANCHES - _HARMLESS
-            intersects |= bool(has_siblings or {"allOf", "patternProperties"} & node.keys())
+    for node in mappings(schema):
+        found = [node.get("pattern"), node.get("format")]
+        if isinstance(node.get("patternProperties"), Mapping):
+            found += node["patternProperties"]
+        patterns.update(pattern for pattern in found if isinstance(pattern, str))
+        intersects |= may_intersect(node)
     if intersects and len(patterns) > MOST_PATTERNS:
         raise ValueError(
             f"its schema has {len(patterns)} patterns, more than {MOST_PATTERNS}, beside allOf, "

@@ -1,7 +1,11 @@
 """Hostile schemas: each is judged at once, whatever it asks for."""
 
-import pytest
+import itertools
 
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from hybrid_infer.local.generation import grammars
 from hybrid_infer.local.generation.grammars import MOST_PATTERNS, grammar_of
 
 PATTERNS = ["(a|b)*a(a|b){20}", "[a-z]*x[a-z]{30}", "(?:ab|ba|c)*d", "[^q]*q[^r]*r.{40}"]
@@ -23,9 +27,9 @@ def nested(make):
     return schema
 
 
-def chained():
+def chained(joined=lambda schema, link: {**schema, **link}):
     links = {
-        f"link{index}": {**text(pattern), "$ref": f"#/$defs/link{index + 1}"}
+        f"link{index}": joined(text(pattern), {"$ref": f"#/$defs/link{index + 1}"})
         for index, pattern in enumerate(HARD)
     }
     last = {f"link{len(HARD)}": {"type": "string"}}
@@ -39,9 +43,10 @@ def chained():
         nested(lambda pattern, schema: {**text(pattern), "anyOf": [schema]}),
         nested(lambda pattern, schema: {"allOf": [text(pattern), schema]}),
         chained(),
+        chained(lambda schema, link: {"anyOf": [schema], **link}),
         {"type": "object", "patternProperties": {key: {} for key in HARD}},
     ],
-    ids=["allOf", "anyOf with siblings", "nested allOf", "chained $ref", "patternProperties"],
+    ids=["allOf", "anyOf with siblings", "nested", "$ref", "$ref and anyOf", "patternProperties"],
 )
 @pytest.mark.timeout(10)  # unchecked, each of them computes for ever
 def test_many_patterns_at_once_are_refused(schema):
@@ -88,3 +93,116 @@ def test_a_schema_of_great_depth_is_refused():
 )
 def test_many_patterns_in_different_places_are_no_trouble(schema):
     assert grammar(schema)
+
+
+HUGE = {"type": "integer", "minimum": -1e20, "maximum": -1e19}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        HUGE,
+        {"type": "integer", "minimum": -(2**63), "maximum": -(2**63)},
+        {"const": -(2**63)},
+        {"enum": ["a", [{"b": -(2**63)}]]},
+        {"type": "integer", "exclusiveMaximum": 1e16},
+        {"const": 2**53 + 1},
+        {"properties": {"default": HUGE, "enum": {"type": "string"}}},
+        {"$defs": HUGE, "$ref": "#/$defs"},
+        {"default": HUGE, "$ref": "#/default"},
+        {"properties": {"a": {"$ref": "#/def%61ult/0"}}, "default": [HUGE]},
+    ],
+    ids=str,
+)
+def test_numbers_too_large_never_reach_the_compiler(schema, monkeypatch):
+    monkeypatch.setattr(grammars, "_compiled", pytest.fail)  # some would end the process
+    with pytest.raises(ValueError, match=r"2\*\*53"):
+        grammar(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1, "default": -(2**63)},
+        {"type": "object", "properties": {"minimum": {"type": "string", "examples": [HUGE]}}},
+        {"enum": [{"exclusiveMinimum": 0, "maximum": 7}, True, "minimum"]},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"type": "integer", "exclusiveMinimum": 0, "maximum": 1.5},
+        {
+            "properties": {
+                "a": {"type": "number", "exclusiveMinimum": 0},
+                "b": {"type": "number", "maximum": 0.5, "multipleOf": 0.01},
+                "c": {"type": "integer", "multipleOf": 3600},
+            },
+        },
+    ],
+    ids=str,
+)
+def test_usual_numbers_are_no_trouble(schema):
+    assert grammar(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 123_456_789},
+        {"type": "number", "multipleOf": 9_940_089.1},
+        {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]},
+        {"allOf": [{"type": "number", "multipleOf": 1e-5}, {"multipleOf": 7}]},
+        {"properties": {name: {"type": "integer", "multipleOf": 9973} for name in "abcde"}},
+    ],
+    ids=str,
+)
+@pytest.mark.timeout(10)  # unchecked, some of them compute for minutes
+def test_multiples_that_take_too_long_are_refused(schema):
+    with pytest.raises(ValueError, match="multipleOf"):
+        grammar(schema)
+
+
+TEXTS = [f"{sign}{text}" for sign in ("", "-") for text in ("0", "0.0", "0.5", "0.50", "1", "1.0")]
+TEXTS += ["0.25", "1.25", "1.5", "2", "10", "10.1", "11", "-0.25", "-1.25", "-1.5", "-2", "0.75"]
+BYTES = LLTokenizer("byte")
+ENDS = (-1.5, -1, -0.5, 0, 0.05, 0.5, 1, 1.5, 10, 10.25)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda lower, upper: {"type": "number", **lower, **upper},
+        lambda lower, upper: {**lower, **upper},
+        lambda lower, upper: {"allOf": [{"type": "number", **lower}, upper]},
+        lambda lower, upper: {
+            "$defs": {"a": {"type": "number", **lower}},
+            "$ref": "#/$defs/a",
+            "anyOf": [upper],
+        },
+    ],
+    ids=["together", "no type", "allOf", "$ref beside anyOf"],
+)
+@pytest.mark.parametrize("low", ["minimum", "exclusiveMinimum"])
+@pytest.mark.parametrize("high", ["maximum", "exclusiveMaximum"])
+def test_bounds_that_are_accepted_are_obeyed(spelled, low, high):
+    num_accepted = 0
+    for least, most in itertools.combinations(ENDS, 2):
+        try:
+            accepted = grammar(spelled({low: least}, {high: most}))
+        except ValueError:
+            continue
+        num_accepted += 1
+        for text in filter(lambda text: matches(accepted, text), TEXTS):
+            value = float(text)
+            assert least <= value <= most
+            assert low == "minimum" or value > least, (least, most)
+            assert high == "maximum" or value < most, (least, most)
+    assert num_accepted > len(ENDS) * (len(ENDS) - 1) / 2 - 10
+
+
+def matches(accepted, text):
+    matcher = LLMatcher(BYTES, accepted, log_level=0)
+    spelling = list(text.encode())
+    return matcher.try_consume_tokens(spelling) == len(spelling) and matcher.is_accepting()
+
+
+def test_the_older_draft_s_exclusive_bounds_are_judged_too():
+    with pytest.raises(ValueError, match="excludes 0, close to another bound"):
+        grammar({"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 0.5})
