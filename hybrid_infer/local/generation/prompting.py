@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hybrid_infer.errors import ContextLengthError, InvalidRequestError, ModelIntegrityError
 from hybrid_infer.local.generation.constraining import vocabulary_of
+from hybrid_infer.local.generation.marks import Mark, Marks, marks_of, stand_in
 from hybrid_infer.local.generation.spelling import piece_bytes
 
 Messages = Sequence[Mapping[str, Any]]
@@ -34,10 +34,13 @@ class Prompter:
         if not self._tokenizer.chat_template:
             raise ModelIntegrityError(f"{path} has no chat template")
         self.context_length: int = context_length or self._tokenizer.model_max_length
-        added = self._tokenizer.get_added_vocab()
-        self._special = re.compile("|".join(re.escape(token) for token in added)) if added else None
-        self.special_tokens = frozenset(added.values())
+        marks = self._vocabulary_marks()
+        self._marks = Marks(marks)
+        self.special_tokens = frozenset(mark.token for mark in marks)
         self._grammar_vocabulary: Any = None
+
+    def _vocabulary_marks(self) -> list[Mark]:
+        return marks_of(self._tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out, blanks as they are."""
@@ -102,9 +105,7 @@ class Prompter:
         told = [self._told(message) for message in messages]
         if any(message["role"] not in _SPEAKERS for message in told):
             self._check_all_told(told)
-        if self._special is not None and any(
-            self._special.search(message["content"]) for message in told
-        ):
+        if any(self._marks.are_in(message["content"]) for message in told):
             return self._encode_apart(told)
         return self._ids(self._rendered(told))
 
@@ -117,9 +118,11 @@ class Prompter:
 
     def _check_all_told(self, told: Sequence[dict[str, str]]) -> None:
         """Refuse a message that the template would silently leave out, as some do with `system`."""
-        rendered = self._rendered(_with_stand_ins(told))
+        rendered = self._rendered(
+            [{**message, "content": stand_in(index)} for index, message in enumerate(told)]
+        )
         for index, message in enumerate(told):
-            if _stand_in(index) not in rendered:
+            if stand_in(index) not in rendered:
                 raise InvalidRequestError(
                     f"the model's chat template leaves out messages of role {message['role']!r}",
                     argument=f"messages[{index}].role",
@@ -139,35 +142,26 @@ class Prompter:
         return text
 
     def _ids(self, text: str, *, is_plain: bool = False) -> list[int]:
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=is_plain, verbose=False
-        )["input_ids"]
+        ids: list[int] = []
+        for piece in self._marks.cut(text) if is_plain else [text]:
+            ids += self._tokenizer(
+                piece, add_special_tokens=False, split_special_tokens=is_plain, verbose=False
+            )["input_ids"]
         return ids
 
     def _encode_apart(self, told: Sequence[dict[str, str]]) -> list[int]:
-        """Render with stand-ins for the texts, then tokenise template and texts apart."""
-        rendered = self._rendered(_with_stand_ins(told))
-        trims = self._trims()
+        """Render with stand-ins for the marks in texts; these are tokenised apart from the template's.
+
+        The template sees all else, so that what it looks for, and cuts, is there.
+        """
+        texts, originals = self._marks.hidden(message["content"] for message in told)
+        rendered = self._rendered(
+            [{**message, "content": text} for message, text in zip(told, texts, strict=True)]
+        )
         ids: list[int] = []
-        for piece in re.split("(\ue000[0-9]+\ue001)", rendered):
-            if piece.startswith("\ue000"):
-                content = told[int(piece[1:-1])]["content"]
-                ids += self._ids(content.strip() if trims else content, is_plain=True)
-            elif piece:
-                ids += self._ids(piece)
+        for part, is_plain in self._marks.parts(rendered, originals):
+            ids += self._ids(part, is_plain=is_plain)
         return ids
-
-    def _trims(self) -> bool:
-        """Whether the template strips the outer blanks of a text."""
-        return " \ue000 " not in self._rendered([{"role": "user", "content": " \ue000 "}])
-
-
-def _stand_in(index: int) -> str:
-    return f"\ue000{index}\ue001"
-
-
-def _with_stand_ins(told: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    return [{**message, "content": _stand_in(index)} for index, message in enumerate(told)]
 
 
 def _snapshot_tokenizer(path: Path) -> Any:

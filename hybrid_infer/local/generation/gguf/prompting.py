@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_infer.local.generation.gguf.tokenizer import GgufTokenizer
+from hybrid_infer.local.generation.marks import Mark
 from hybrid_infer.local.generation.prompting import Prompter
 
 
@@ -23,8 +24,11 @@ class GgufPrompter(Prompter):
     """
 
     def __init__(self, path: Path, context_length: int, tokenizer: GgufTokenizer) -> None:
-        super().__init__(path, context_length, tokenizer)
         self._gguf = tokenizer
+        super().__init__(path, context_length, tokenizer)
+
+    def _vocabulary_marks(self) -> list[Mark]:
+        return [Mark(name, token) for name, token in self._gguf.get_added_vocab().items()]
 
     def spell(self, token: int) -> bytes:
         """See `Prompter.spell`."""
