@@ -16,7 +16,7 @@ from hybrid_infer.datatypes.deadline import Deadline
 from hybrid_infer.datatypes.replies import ChatPart, Provenance
 from hybrid_infer.datatypes.requests import ChatRequest
 from hybrid_infer.datatypes.timings import TokenTimer
-from hybrid_infer.errors import HybridInferError
+from hybrid_infer.errors import HybridInferError, InvalidRequestError
 from hybrid_infer.local.generation.choosing import Chooser
 from hybrid_infer.local.generation.healing import Seam, seam
 from hybrid_infer.local.generation.logprobs import Entry, EntryQueue, content_of
@@ -81,11 +81,15 @@ class ChatJob:
         """Tokenise the prompt, and compile what the answer must obey.
 
         Raises:
-            HybridInferError: the template refuses it, it does not fit, or a grammar is too large.
+            HybridInferError: the template refuses it or makes nothing of it, it does not fit, or a
+                grammar is too large.
         """
         request = self.request
         options = options_of(request)
-        start = seam(prompter, prompter.encode(request.messages), request.answer_so_far)
+        prompt = prompter.encode(request.messages)
+        if not prompt:  # no decoder has anything to say behind nothing
+            raise InvalidRequestError("the prompt has no tokens", argument="messages")
+        start = seam(prompter, prompt, request.answer_so_far)
         room = room_left(
             len(start.prompt),
             options.max_tokens,

@@ -18,6 +18,7 @@ from hybrid_infer.errors import (
     DeadlineExceededError,
     EngineClosedError,
     InsufficientMemoryError,
+    InvalidRequestError,
     LocalEngineError,
     OverloadedError,
 )
@@ -178,6 +179,18 @@ def test_an_answer_ends_with_its_end_token_or_its_length(make_engine):
     assert (cut.result(), cut.finish_reason) == ("bcd", "length")
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (1, 4)
     assert (cut.usage.prompt_tokens, cut.usage.completion_tokens) == (1, 3)
+
+
+def test_a_prompt_without_tokens_is_refused_and_disturbs_nobody(make_engine, decoder):
+    engine = make_engine()
+    decoder.gate.clear()
+    before, empty, after = (Caller(engine, text) for text in ("a", "", "x"))
+    with pytest.raises(InvalidRequestError, match="the prompt has no tokens") as caught:
+        empty.result()
+    assert caught.value.argument == "messages"
+    decoder.gate.set()
+    assert (before.result()[-1], after.result()) == ("z", "yz")
+    assert all(count for _, count in decoder.pieces)
 
 
 def test_a_greedy_answer_is_taken_from_the_batch(make_engine, monkeypatch):
