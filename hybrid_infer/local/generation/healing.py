@@ -77,5 +77,7 @@ class Healer:
 
     def push(self, token: int) -> None:
         """`token` has been chosen."""
+        if not self._left:
+            return  # the token may be one that the vocabulary has no piece for
         piece = self._pieces[token]
         self._left = "" if piece.startswith(self._left) else self._left[len(piece) :]

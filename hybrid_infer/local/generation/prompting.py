@@ -58,7 +58,9 @@ class Prompter:
         ]
 
     def spell(self, token: int) -> bytes:
-        """The bytes of a token; a special one's are its name."""
+        """The bytes of a token; a special one's are its name, one of the padding behind all has none."""
+        if token >= len(self.pieces):
+            return b""
         return piece_bytes(self.pieces[token], is_byte_level=self._is_byte_level)
 
     @cached_property

@@ -1,8 +1,11 @@
 """What a chat template is given, and what it may not leave out."""
 
+import numpy as np
 import pytest
 
 from hybrid_infer.errors import ContextLengthError, InvalidRequestError
+from hybrid_infer.local.generation.healing import Healer
+from hybrid_infer.local.generation.logprobs import logprob_entry
 from hybrid_infer.local.generation.prompting import Prompter, room_left
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.resolve import find_snapshot
@@ -56,6 +59,15 @@ def test_special_tokens_spell_their_names_and_others_their_bytes(prompter):
     text = "Ünïcödé 日本語 🎉 plain words"
     ids = prompter._ids(text, is_plain=True)
     assert b"".join(map(prompter.spell, ids)).decode().lstrip() == text
+
+
+def test_logits_that_stand_for_no_token_are_spelled_as_nothing(prompter):
+    logits = np.zeros(len(prompter.pieces) + 2, np.float32)
+    logits[-2:] = 3.0
+    entry = logprob_entry(logits, 5, 4, prompter.spell)
+    assert [top["bytes"] for top in entry["top_logprobs"]][:2] == [[], []]
+    assert prompter.decode([len(prompter.pieces)]) == ""
+    Healer(prompter.pieces, prompter.special_tokens, "").push(len(prompter.pieces))
 
 
 def test_what_does_not_fit_is_counted():
