@@ -94,7 +94,8 @@ class Batch:
     def prefill(self, size: int) -> int:
         """Compute `size` more tokens of the prompts, those first whose last turn is longest ago.
 
-        Where the decoder can, each answer under way gets its next token in the same pass.
+        Where the decoder can, each answer under way gets its next token in the same pass. Where it
+        must read a prompt at once, the first one may have more tokens.
 
         Returns:
             How many answers did.
@@ -104,12 +105,16 @@ class Batch:
             beside.clear()
         pieces: list[tuple[Row, list[int]]] = []
         for row in list(self._prompts):
-            ids = row.job.tokens[row.length : row.length + size]
+            ids = row.job.tokens[row.length :]
+            if not self._decoder.reads_whole:
+                ids = ids[:size]
+            elif pieces and len(ids) > size:
+                break
             self._prompts.rotate(-1)
             if row.length or self._begin(row):
                 pieces.append((row, ids))
                 size -= len(ids)
-            if not size:
+            if size <= 0:
                 break
         if pieces or beside:
             self._prefill(pieces + beside)

@@ -184,7 +184,8 @@ class DecodeLoop:
         )
         started = self._clock()
         beside = self._batch.prefill(size)
-        return size, self._clock() - started, beside
+        seconds = self._clock() - started
+        return left - self._batch.prompt_tokens_left, seconds, beside
 
     # Ending ----------------------------------------------------------------------------------
 

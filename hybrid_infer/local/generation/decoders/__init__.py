@@ -63,6 +63,11 @@ class Decoder(Protocol):
         """Whether the next token of an answer may be a piece among those of prompts, and costs little."""
         ...
 
+    @property
+    def reads_whole(self) -> bool:
+        """Whether a prompt must be one piece."""
+        ...
+
     def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """Compute pieces of prompts, each of another row.
 

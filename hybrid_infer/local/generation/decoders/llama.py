@@ -28,6 +28,7 @@ class Llama:
     """
 
     mixes = False
+    reads_whole = False
 
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device, dtype = weights.device, weights.dtype

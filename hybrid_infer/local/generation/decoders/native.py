@@ -75,6 +75,7 @@ class NativeLlama:
     """
 
     mixes = True  # a pass reads all weights, however many tokens it has
+    reads_whole = False
 
     def __init__(self, kernels: ctypes.CDLL, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device

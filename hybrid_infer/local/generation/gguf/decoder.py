@@ -170,6 +170,7 @@ class GgufDecoder:
     """
 
     mixes = False
+    reads_whole = False
 
     def __init__(self, model: GgufModel, num_threads: int) -> None:
         self.device = torch.device("cpu")

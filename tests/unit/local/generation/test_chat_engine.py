@@ -64,6 +64,7 @@ class FakeDecoder:
 
     def __init__(self, *, mixes):
         self.mixes = mixes
+        self.reads_whole = False
         self.rows = {}
         self.steps = []
         self.pieces = []
@@ -412,6 +413,19 @@ def test_a_long_prompt_is_read_in_pieces_beside_others(make_engine, decoder):
     decoder.gate.set()
     assert second.result() == "xyz"
     assert first.result() == "bcdefghijklmnopqrstu"
+
+
+def test_a_prompt_that_must_be_one_piece_is(make_engine, decoder):
+    decoder.reads_whole = True
+    engine = make_engine(prefill_tokens=4)
+    decoder.gate.clear()
+    first = Caller(engine, "a", max_tokens=20)
+    assert decoder.entered.wait(PATIENCE_SECONDS)
+    others = [Caller(engine, text, max_tokens=9) for text in ("hello world w", "x", "another w")]
+    decoder.gate.set()
+    assert [caller.result() for caller in others] == ["xyz", "yz", "xyz"]
+    assert first.result() == "bcdefghijklmnopqrstu"
+    assert sorted(count for _, count in decoder.pieces if count > 1) == [9, 13]
 
 
 def test_who_leaves_is_not_computed_any_more(make_engine, decoder):
