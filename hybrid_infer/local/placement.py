@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError
-from hybrid_infer.local.generation.scheduling import Limits
+from hybrid_infer.local.generation.scheduling import Limits, extent
 from hybrid_infer.local.hardware import Hardware
 from hybrid_infer.settings import MemorySettings
 from hybrid_infer.snapshots.facts import SnapshotFacts
@@ -196,7 +196,7 @@ def _dtypes(spec: ModelSpec, hardware: Hardware, dtype: str) -> list[str]:
 
 def needed_bytes(facts: SnapshotFacts, wish: Wish) -> int:
     """Memory without which there is no point in loading: weights, overhead, and some cache."""
-    tokens = min(LEAST_CACHE_TOKENS, facts.context_length or 0)
+    tokens = min(LEAST_CACHE_TOKENS, _window_tokens(facts))
     # Layers are not split, and accelerate keeps room for one on the first device: of each device
     # but the last, less than a layer stays unused, and of the first another one.
     unused = len(wish.devices) * facts.sizes.block_values * VALUE_BYTES[wish.dtype]
@@ -235,7 +235,7 @@ def _placed(situation: Situation, wish: Wish) -> Placement | None:
     if per_token:
         left = (allowed - int(weights * OVERHEAD)) // per_token
         usual = Limits.on(wish.devices[0]).rows * LEAST_CACHE_TOKENS
-        tokens = _cache_tokens(left, facts.context_length or 0, usual)
+        tokens = _cache_tokens(left, _window_tokens(facts), usual)
         placement = replace(placement, cache_tokens=tokens, cache_bytes=tokens * per_token)
     if len(wish.devices) == 1:
         return placement
@@ -245,6 +245,11 @@ def _placed(situation: Situation, wish: Wish) -> Placement | None:
         (device, int(for_weights * room)) for device, room in zip(wish.devices, rooms, strict=True)
     )
     return replace(placement, spread=spread)
+
+
+def _window_tokens(facts: SnapshotFacts) -> int:
+    """What the longest conversation takes of a cache; 0 for an embedding model."""
+    return extent(facts.context_length) if facts.context_length else 0
 
 
 def _cache_tokens(left: int, window: int, usual: int) -> int:

@@ -12,7 +12,7 @@ from hybrid_infer.local.generation.decoders import Decoder
 from hybrid_infer.local.generation.job import ChatJob, Emit
 from hybrid_infer.local.generation.loop import DecodeLoop
 from hybrid_infer.local.generation.prompting import Prompter
-from hybrid_infer.local.generation.scheduling import Limits
+from hybrid_infer.local.generation.scheduling import Limits, most_places
 from hybrid_infer.snapshots.facts import read_json
 
 
@@ -39,11 +39,13 @@ class ChatEngine:
         clock: Clock = time.monotonic,
     ) -> None:
         self.provenance = provenance
+        limits = limits or Limits()
+        places = most_places(limits.cache_tokens)
         self._loop = DecodeLoop(
             f"hybrid-infer-chat-{provenance.model}",
             decoder,
-            lambda job: job.prepare(prompter, ends, decoder.device),
-            limits=limits or Limits(),
+            lambda job: job.prepare(prompter, ends, decoder.device, places),
+            limits=limits,
             clock=clock,
         )
 

@@ -77,8 +77,16 @@ class ChatJob:
         """Tokens that it may hold in the end."""
         return len(self.tokens) + self.max_new_tokens
 
-    def prepare(self, prompter: Prompter, ends: Collection[int], device: torch.device) -> None:
+    def prepare(
+        self, prompter: Prompter, ends: Collection[int], device: torch.device, most_places: int
+    ) -> None:
         """Tokenise the prompt, and compile what the answer must obey.
+
+        Args:
+            prompter: the model's tokenizer and template.
+            ends: the tokens that end an answer.
+            device: of the logits.
+            most_places: tokens of prompt and answer that there is memory for.
 
         Raises:
             HybridInferError: the template refuses it or makes nothing of it, it does not fit, or a
@@ -90,13 +98,7 @@ class ChatJob:
         if not prompt:  # no decoder has anything to say behind nothing
             raise InvalidRequestError("the prompt has no tokens", argument="messages")
         start = seam(prompter, prompt, request.answer_so_far)
-        room = room_left(
-            len(start.prompt),
-            options.max_tokens,
-            prompter.context_length,
-            may_shrink=request.max_tokens_is_default,
-            name=request.spec.name,
-        )
+        room = self._room(len(prompt), options.max_tokens, prompter.context_length, most_places)
         self._start: Seam = start
         self._ends = ends
         self.tokens = start.prompt + start.kept
@@ -106,6 +108,14 @@ class ChatJob:
         options = replace(options, max_tokens=self.max_new_tokens)
         self._chooser = Chooser(options, prompter, start, ends, device)
         self._entries = EntryQueue() if options.logprobs else None
+
+    def _room(self, num_tokens: int, asked: int, context_length: int, most_places: int) -> int:
+        """New tokens that may be generated; a mere default makes do with the memory there is."""
+        may_shrink = self.request.max_tokens_is_default
+        name = self.request.spec.name
+        room = room_left(num_tokens, asked, context_length, may_shrink=may_shrink, name=name)
+        # Where not even the prompt fits, the schedule says so, with all numbers.
+        return min(room, max(1, most_places - num_tokens)) if may_shrink else room
 
     @property
     def is_greedy(self) -> bool:

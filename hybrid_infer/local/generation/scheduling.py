@@ -54,6 +54,13 @@ def extent(places: int) -> int:
     return smaller if octave > SHORTEST_EXTENT and places <= smaller else octave
 
 
+def most_places(tokens: int) -> int:
+    """Places of the longest answer that a cache with room for `tokens` can hold; 0 if of none."""
+    octave = max(SHORTEST_EXTENT, 1 << tokens.bit_length())
+    sizes = (octave * 3 // 4, octave // 2, SHORTEST_EXTENT)
+    return next((size for size in sizes if extent(size) <= tokens), 0)
+
+
 class Schedule(Generic[JobT]):
     """The queue in front of a decoding loop.
 

@@ -147,6 +147,11 @@ def test_the_cache_is_one_window_then_half_of_what_is_left_then_what_is_usual():
     assert place(llama_on(cpu(300))).cache_tokens == 65_536
 
 
+def test_a_window_takes_as_much_of_the_cache_as_its_conversation_does():
+    facts = replace(LLAMA_FACTS, context_length=6200)  # which is given room for 8192
+    assert place(Situation(LLAMA, facts, cpu(22))).cache_tokens == 8192
+
+
 def test_a_cache_of_unknown_size_is_not_counted():
     facts = replace(LLAMA_FACTS, sizes=Sizes(8_030_261_248))
     placement = place(Situation(LLAMA, facts, cpu(20)))

@@ -10,6 +10,7 @@ from hybrid_infer.local.generation.scheduling import (
     Limits,
     Schedule,
     extent,
+    most_places,
 )
 
 
@@ -40,6 +41,13 @@ def test_what_would_not_fit_even_alone_is_refused_at_once():
     schedule = Schedule(Limits(cache_tokens=1000))
     with pytest.raises(InsufficientMemoryError, match="801 tokens, which take room for 1024"):
         schedule.add("huge", 801)
+
+
+@given(st.integers(0, 1 << 20))
+def test_the_longest_answer_that_fits_is_found(tokens):
+    most = most_places(tokens)
+    assert not most or extent(most) <= tokens
+    assert extent(most + 1) > tokens
 
 
 def test_whoever_has_gone_is_forgotten():
