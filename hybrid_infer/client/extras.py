@@ -58,7 +58,8 @@ def checked_passthrough(options: Mapping[str, Any]) -> dict[str, Any]:
     _check_tools(given)
     if "logprobs" not in given and given.pop("top_logprobs", 0):
         raise InvalidRequestError("top_logprobs needs logprobs=True", argument="top_logprobs")
-    _check_response_format(given.get("response_format", {}))
+    if "response_format" in given:
+        given["response_format"] = _checked_response_format(given["response_format"])
     return given
 
 
@@ -70,16 +71,35 @@ def _check_tools(given: dict[str, Any]) -> None:
         raise InvalidRequestError("tools must be a list of mappings", argument="tools")
 
 
-def _check_response_format(asked: Any) -> None:
-    """The shape of a JSON schema; other types than OpenAI's are their remotes' business."""
+def _checked_response_format(asked: Any) -> Mapping[str, Any]:
+    """OpenAI's form of it; other types than OpenAI's are their remotes' business.
+
+    ``{"type": "json_object", "schema": {…}}`` is llama.cpp's and Together's spelling of a schema, and
+    ``"value"`` that of text-generation-inference, which says ``json`` too.
+
+    Raises:
+        InvalidRequestError: it is no mapping, or says something that nobody would obey.
+    """
     if not isinstance(asked, Mapping):
         raise InvalidRequestError("response_format must be a mapping", argument="response_format")
-    if asked.get("type") != "json_schema":
-        return
-    named = asked.get("json_schema")
+    kind, rest = asked.get("type"), {k: v for k, v in asked.items() if k != "type"}
+    if kind in ("json", "json_object") and rest.keys() in ({"schema"}, {"value"}):
+        (schema,) = rest.values()
+        kind, rest = "json_schema", {"json_schema": {"name": "answer", "schema": schema}}
+    if kind not in ("json_object", "json_schema", "text"):
+        return asked
+    named = rest.pop("json_schema", None) if kind == "json_schema" else None
+    if rest:
+        raise InvalidRequestError(
+            f"response_format of type {kind!r} has no key {next(iter(rest))!r}",
+            argument="response_format",
+        )
+    if kind != "json_schema":
+        return asked
     if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping):
         raise InvalidRequestError(
             "response_format must be {'type': 'json_schema', 'json_schema': "
             "{'name': …, 'schema': {…}}}",
             argument="response_format",
         )
+    return {"type": kind, "json_schema": named}

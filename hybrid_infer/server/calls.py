@@ -90,16 +90,8 @@ def _chat_options(body: ChatBody, limits: ServerSettings) -> dict[str, Any]:
         if options.get(name, 0) > most:
             raise InvalidRequestError(f"{name} must be at most {most} here", argument=name)
     if body.response_format is not None:
-        options["response_format"] = _response_format(body.response_format)
+        options["response_format"] = body.response_format
     return options
-
-
-def _response_format(given: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's form; huggingface_hub sends a schema in text-generation-inference's."""
-    schema = given.get("value")
-    if given.get("type") in ("json", "json_object") and isinstance(schema, dict):
-        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    return given
 
 
 def _check_messages(messages: list[dict[str, Any]], limits: ServerSettings) -> None:

@@ -27,6 +27,23 @@ from hybrid_infer.errors import InvalidRequestError
             {"response_format": {"type": "json_schema", "json_schema": {"schema": "{}"}}},
             "response_format",
         ),
+        ({"response_format": {"type": "json_object", "schema": "{}"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_object", "schema": {}, "value": {}}},
+            "response_format",
+        ),
+        ({"response_format": {"type": "json_object", "strict": True}}, "response_format"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": {}},
+                    "value": {},
+                }
+            },
+            "response_format",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_before_anybody_is_asked(options, argument):
@@ -49,6 +66,15 @@ def test_what_is_wrong_is_refused_before_anybody_is_asked(options, argument):
 )
 def test_what_is_right_or_unknown_is_sent_as_it_is(options):
     assert checked_passthrough(options) == options
+
+
+@pytest.mark.parametrize("kind", ["json", "json_object"])
+@pytest.mark.parametrize("key", ["schema", "value"])
+def test_a_schema_is_one_however_it_is_spelled(kind, key):
+    schema = {"type": "object", "required": ["a"]}
+    openai_form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    asked = {"response_format": {"type": kind, key: schema}}
+    assert checked_passthrough(asked) == {"response_format": openai_form}
 
 
 def test_what_asks_for_nothing_is_left_out():

@@ -318,16 +318,6 @@ def test_a_head_alone_is_the_head_of_what_get_gives(server, path):
     assert int(alone["content-length"]) > 0
 
 
-def test_the_schema_of_huggingface_s_client_is_understood():
-    from hybrid_infer.server.calls import _response_format
-
-    schema = {"type": "object"}
-    openai_form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    assert _response_format({"type": "json_object", "value": schema}) == openai_form
-    assert _response_format(openai_form) == openai_form
-    assert _response_format({"type": "json_object"}) == {"type": "json_object"}
-
-
 def test_prompts_and_keys_are_in_no_log(start, caplog):
     server = start(key="a-key-of-mine")
     with caplog.at_level(logging.DEBUG):
