@@ -255,6 +255,41 @@ def test_what_our_own_code_does_not_compute_is_left_to_transformers(tmp_path, co
     assert worst(steps(decoder, 1000), expected_steps(theirs)) < 1e-4
 
 
+def edited(folder, **changes):
+    """Put keys into a config.json, or take out those that are None; transformers' model of it."""
+    from transformers import AutoModelForCausalLM
+
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    kept = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_a_window_that_a_family_does_not_have_is_none(tmp_path):
+    seeded(tmp_path, SHAPES["llama, grouped"])
+    theirs = edited(tmp_path, sliding_window=32)
+    decoder = load_decoder(tmp_path, Placement("cpu", "float32"))
+    assert isinstance(decoder, Llama)
+    assert worst(steps(decoder, 1000), expected_steps(theirs)) < 1e-4
+
+
+def test_a_long_rotary_embedding_is_left_to_transformers(tmp_path):
+    rope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    theirs = seeded(tmp_path, {**SHAPES["phi-3"], "head_dim": 16, "rope_scaling": rope})
+    decoder = load_decoder(tmp_path, Placement("cpu", "bfloat16"))
+    assert isinstance(decoder, Generic)
+    assert theirs.config.rope_parameters["rope_type"] == "longrope"
+
+
+@pytest.mark.parametrize("missing", ["rms_norm_eps", "max_position_embeddings"])
+def test_what_a_configuration_leaves_out_is_transformers_default(tmp_path, missing):
+    seeded(tmp_path, {**SHAPES["phi-3"], "rms_norm_eps": 1e-5})
+    theirs = edited(tmp_path, **{missing: None})
+    decoder = load_decoder(tmp_path, Placement("cpu", "float32"))
+    assert isinstance(decoder, Generic)
+    assert worst(steps(decoder, 1000), expected_steps(theirs)) < 1e-4
+
+
 @pytest.mark.skipif(library() is None, reason="the kernels are not here")
 def test_kernels_read_no_further_than_their_tables(tmp_path):
     seeded(tmp_path, SHAPES["llama, grouped"])

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# What transformers has defaults for, which differ by family: a configuration that leaves one out is its.
+_STATED = frozenset(
+    {"hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads"}
+    | {"num_hidden_layers", "rms_norm_eps", "vocab_size"}
+)
+
 
 def supports(config: dict[str, Any]) -> bool:
     """Whether our own decoders compute what the configuration asks for."""
     rope = _rope(config)
     return (
         config.get("model_type") in ("llama", "phi3")
+        and config.keys() >= _STATED
         and config.get("hidden_act") == "silu"
         and not config.get("attention_bias")
         and not config.get("mlp_bias")
@@ -60,6 +67,9 @@ class Shape:
         """Read it from a config.json. Phi-3's checkpoints have projections fused, Llama's have not."""
         is_fused = config["model_type"] == "phi3"
         num_heads, width = config["num_attention_heads"], config["hidden_size"]
+        window = (
+            config.get("sliding_window") if is_fused else None
+        )  # Llama has none, whatever it says
         return cls(
             width=width,
             inner=config["intermediate_size"],
@@ -68,7 +78,7 @@ class Shape:
             head_dim=config.get("head_dim") or width // num_heads,
             num_layers=config["num_hidden_layers"],
             vocabulary=config["vocab_size"],
-            window=config.get("sliding_window") or config["max_position_embeddings"],
+            window=window or config["max_position_embeddings"],
             epsilon=config["rms_norm_eps"],
             is_tied=config.get("tie_word_embeddings", False),
             qkv=("qkv_proj",) if is_fused else ("q_proj", "k_proj", "v_proj"),
