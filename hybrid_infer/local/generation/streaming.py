@@ -46,8 +46,10 @@ class Detokenizer:
         now = self._decode(self._ids[self._window :])
         if len(now) <= len(before) or (now.endswith(REPLACEMENT) and not is_last):
             return ""
+        # A decoder may give up a whole run of bytes for a part of a character behind it.
+        is_kept = now.startswith(before)
+        new = now[len(before) :] if is_kept else self._decode(self._ids[self._read :])
         self._window, self._read = self._read, len(self._ids)
-        new = now[len(before) :]
         known, self._known = self._known, max(0, self._known - len(new))
         return new[known:]
 

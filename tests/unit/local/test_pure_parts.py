@@ -1,5 +1,7 @@
 """The decisions that need no model: room for an answer, text as it comes."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +22,30 @@ def test_characters_are_never_split(text):
     assert "".join(pieces) == raw.decode()
     if "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
+
+
+def fallen_back(ids):
+    """Bytes as tokenizers with byte fallback read them: a run is text, or nothing of it is."""
+    runs = [
+        (is_text, bytes(run)) for is_text, run in itertools.groupby(ids, lambda byte: byte < 128)
+    ]
+    out = ""
+    for is_text, run in runs:
+        try:
+            out += run.decode()
+        except UnicodeDecodeError:
+            assert not is_text
+            out += "\ufffd" * len(run)
+    return out
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("after", ["", "b"])
+def test_a_cut_character_takes_nothing_from_those_before(count, after):
+    detokenizer = Detokenizer(fallen_back)
+    raw = "a🎉🎉".encode() + "🎉".encode()[:count] + after.encode()
+    out = "".join([*map(detokenizer.push, raw), detokenizer.flush()])
+    assert out == "a🎉🎉" + "\ufffd" * count + after
 
 
 @given(
