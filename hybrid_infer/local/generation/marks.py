@@ -34,8 +34,9 @@ class Mark:
 
     @property
     def pattern(self) -> str:
-        """It, with its blanks."""
-        before, behind = ("\\s*" if takes else "" for takes in (self.takes_left, self.takes_right))
+        """It, with its blanks; those before it are looked for where they begin, not at each of many."""
+        before = r"(?:(?<!\s)\s+|)" if self.takes_left else ""
+        behind = r"\s*" if self.takes_right else ""
         return f"{before}{re.escape(self.name)}{behind}"
 
 
