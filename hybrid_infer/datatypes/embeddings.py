@@ -50,7 +50,7 @@ class EmbeddingSpace:
             pooling=spec.pooling,
             dense=spec.dense,
             normalize=normalize,
-            prompt=spec.prompt,
+            prompt=spec.prompt or "",
             max_seq_length=spec.max_seq_length,
             dim=dim,
             quantisation=quantisation,

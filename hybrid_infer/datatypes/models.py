@@ -66,7 +66,8 @@ class ModelSpec:
         max_seq_length: embeddings: tokens per text, special tokens included; None if unknown.
         pooling: embeddings: ``"mean"``, ``"cls"``, …; None if unknown.
         dense: embeddings: whether a Dense layer follows the pooling; None if unknown.
-        prompt: embeddings: text put before every input.
+        prompt: embeddings: text put before every input, ``""`` for none; None: the default
+            prompt of the model's own files, where they are on this machine.
         forbidden_dtypes: dtypes that this model must never be computed in.
         allow_quantized: whether a quantised local copy may stand in for the remote one.
         gated: whether the Hub asks for a licence to be accepted.
@@ -84,7 +85,7 @@ class ModelSpec:
     max_seq_length: int | None = None
     pooling: str | None = None
     dense: bool | None = None
-    prompt: str = ""
+    prompt: str | None = None
     forbidden_dtypes: tuple[str, ...] = ()
     allow_quantized: bool = False
     gated: bool = False

@@ -66,10 +66,12 @@ class Engines:
         """Where the engine of `spec` is, and where one may be that serves it as well.
 
         An alias that allows a quantised copy has one place and an alias that does not has another;
-        but the original weights serve both, whichever of them asked first.
+        but the original weights serve both, whichever of them asked first. What is put before
+        texts is the engine's own, so each prompt has an engine.
         """
         file = "" if spec.gguf is None else f"{spec.gguf.name}@{spec.gguf.revision}"
-        names = (spec.task, spec.repo, spec.revision or "main", file, self._dtype, self._device)
+        weights = (spec.task, spec.repo, spec.revision or "main", file, repr(spec.prompt))
+        names = (*weights, self._dtype, self._device)
         plain, quantized = (*names, "original"), (*names, "any")
         return (quantized, plain) if spec.allow_quantized else (plain, quantized)
 

@@ -59,6 +59,8 @@ def load_engine(
             quantised and that is not allowed.
     """
     path, facts = find_copy(spec)
+    if spec.prompt is not None:  # of this, models.yaml decides
+        facts = replace(facts, prompt=spec.prompt)
 
     def decide(claims: Sequence[Claim], gone: Sequence[Claim]) -> Placement:
         now = situation_of(spec, facts, device=device, dtype=dtype, settings=settings)

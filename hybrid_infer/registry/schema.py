@@ -148,7 +148,7 @@ class EmbeddingsEntry(ModelEntry):
         Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] | None
     ) = None
     dense: bool | None = None
-    prompt: Annotated[str, Field(max_length=4096)] = ""
+    prompt: Annotated[str, Field(max_length=4096)] | None = None
 
 
 class RemoteEntry(Section):

@@ -171,7 +171,6 @@ def check_assertions(spec: ModelSpec, facts: SnapshotFacts) -> None:
         "max_seq_length": (spec.max_seq_length, facts.max_seq_length),
         "pooling": (spec.pooling, facts.pooling or "none"),
         "dense": (spec.dense, facts.dense),
-        "prompt": (spec.prompt or None, facts.prompt),
         "context_length": (spec.context_length, facts.context_length),
     }
     for key, (asserted, found) in said.items():
@@ -192,5 +191,5 @@ def complete_spec(spec: ModelSpec, facts: SnapshotFacts) -> ModelSpec:
         max_seq_length=spec.max_seq_length or facts.max_seq_length,
         pooling=spec.pooling or facts.pooling,
         dense=facts.dense if spec.dense is None else spec.dense,
-        prompt=spec.prompt or facts.prompt,
+        prompt=facts.prompt if spec.prompt is None else spec.prompt,
     )

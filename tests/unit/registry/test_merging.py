@@ -31,6 +31,21 @@ def test_an_alias_takes_the_keys_that_are_given(packaged):
     assert after.resolve("embeddings", "large") == packaged.resolve("embeddings", "large")
 
 
+def test_a_prompt_that_is_empty_is_not_one_that_is_left_out():
+    assert load({"embeddings": {"mine": {"repo": "org/x"}}}).resolve(
+        "embeddings", "mine"
+    ) == replace(
+        load({"embeddings": {"mine": {"repo": "org/x", "prompt": ""}}}).resolve(
+            "embeddings", "mine"
+        ),
+        prompt=None,
+    )
+    assert (
+        load({"embeddings": {"small": {"prompt": None}}}).resolve("embeddings", "small").prompt
+        is None
+    )
+
+
 def test_null_takes_a_pin_away():
     registry = load({"embeddings": {"small": {"revision": None}}})
     assert registry.resolve("embeddings", "small").revision is None

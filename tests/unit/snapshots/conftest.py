@@ -28,6 +28,7 @@ def pinned():
         max_seq_length=256,
         pooling="mean",
         dense=False,
+        prompt="",
     )
 
 
