@@ -90,8 +90,10 @@ class EmbeddingLookup(Lookup[EmbedRequest, Embeddings]):
 
     def learn(self, result: Embeddings) -> None:
         """Keep new vectors; end the call, or ask for all of it if it would mix two origins."""
-        keys = [self._keys[index] for index in self._missing]
-        self._cache.put_vectors(keys, result.vectors, result.route, self._epoch)
+        # A copy that came after the call was made has a prompt which these keys do not say.
+        if result.space.prompt == self._request.prompt:
+            keys = [self._keys[index] for index in self._missing]
+            self._cache.put_vectors(keys, result.vectors, result.route, self._epoch)
         if not self._known:
             self._result = result
         elif self._fits(result):

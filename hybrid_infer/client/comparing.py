@@ -91,7 +91,8 @@ def _compare_now(session: Session, target: Target, spec: ModelSpec) -> None:
 
 def _embedded(session: Session, target_name: str, spec: ModelSpec) -> NDArray[np.float32]:
     """The canary's probes, as a call with ``route=`` would have them, but without any wait."""
-    request = EmbedRequest(spec, tuple(probe.text for probe in CANARY_PROBES))
+    prompt = session.local.completed(spec).prompt or ""
+    request = EmbedRequest(spec, tuple(probe.text for probe in CANARY_PROBES), prompt=prompt)
     limit = Deadline(session.settings.routing.attempt_timeout_seconds, clock=session.clock)
     call = planned(session, request, target_name, limit)
     reply = drive(call.flow, call.dispatch, sleep=_wait_for_nothing).result

@@ -43,8 +43,17 @@ _STREAM_OPTIONS = frozenset(
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
 
-def embed_request(spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any) -> EmbedRequest:
+def embed_request(
+    spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any, known: ModelSpec | None = None
+) -> EmbedRequest:
     """Validate an ``embed`` call.
+
+    Args:
+        spec: the model, as the caller names it.
+        texts: the caller's.
+        normalize: the caller's.
+        truncate: the caller's.
+        known: `spec` with what its snapshot says, where one is here.
 
     Raises:
         InvalidRequestError: an argument is wrong.
@@ -54,8 +63,9 @@ def embed_request(spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any)
     check_bool(truncate, "truncate")
     checked = checked_texts(texts)
     longest = max(map(len, checked), default=0)
+    prompt = (known or spec).prompt or ""
     if spec.max_seq_length is None or longest <= NEVER_CUT_CHARACTERS:
-        return EmbedRequest(spec, checked, normalize, truncate)
+        return EmbedRequest(spec, checked, normalize, truncate, prompt=prompt)
     kept = [cut_long_text(text, spec.max_seq_length) for text in checked]
     cut = frozenset(index for index, text in enumerate(kept) if text.is_truncated)
     if cut and not truncate:
@@ -65,7 +75,7 @@ def embed_request(spec: ModelSpec, texts: Any, *, normalize: Any, truncate: Any)
             f"{spec.max_seq_length} tokens of {spec.name}; pass truncate=True to cut it",
             argument=f"texts[{first}]",
         )
-    return EmbedRequest(spec, tuple(text for text, _ in kept), normalize, truncate, cut)
+    return EmbedRequest(spec, tuple(text for text, _ in kept), normalize, truncate, cut, prompt)
 
 
 def chat_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,7 +13,13 @@ from hybrid_infer.client.reporting import report_finished
 from hybrid_infer.client.streams import AsyncChatStream, ChatStream
 from hybrid_infer.datatypes.chat import ChatCompletion
 from hybrid_infer.datatypes.embeddings import Embeddings, EmbeddingSpace, EmbeddingUsage
-from hybrid_infer.datatypes.replies import AsyncPartStream, ChatReply, EmbedReply, PartStream
+from hybrid_infer.datatypes.replies import (
+    AsyncPartStream,
+    ChatReply,
+    EmbedReply,
+    PartStream,
+    Provenance,
+)
 from hybrid_infer.datatypes.requests import EmbedRequest
 from hybrid_infer.datatypes.route import Reason, Route
 from hybrid_infer.routing.state import Decision
@@ -39,9 +46,7 @@ def embeddings(session: Session, call: PlannedCall, decision: Decision) -> Embed
         vectors=reply.vectors,
         route=route,
         usage=EmbeddingUsage(reply.prompt_tokens, _truncations(request, reply)),
-        space=space_of(
-            session, request, reply.vectors.shape[1], quantization=reply.provenance.quantization
-        ),
+        space=space_of(session, request, reply.vectors.shape[1], reply.provenance),
     )
 
 
@@ -80,10 +85,23 @@ def no_embeddings(session: Session, request: EmbedRequest) -> Embeddings:
 
 
 def space_of(
-    session: Session, request: EmbedRequest, dim: int, *, quantization: str | None = None
+    session: Session, request: EmbedRequest, dim: int, provenance: Provenance | None = None
 ) -> EmbeddingSpace:
-    """The space that the vectors of `request` live in."""
-    spec = session.local.completed(request.spec)
+    """The space that the vectors of `request` live in.
+
+    Args:
+        session: the client's.
+        request: what was asked.
+        dim: length of a vector.
+        provenance: of whoever answered; None: nobody has yet.
+    """
+    spec, prompt, quantization = session.local.completed(request.spec), request.prompt, None
+    if provenance is not None:
+        quantization = provenance.quantization
+        # A copy that came after the request was made has a prompt that the request knows nothing of.
+        prompt = prompt if provenance.prompt is None else provenance.prompt
+    if spec.prompt != prompt:
+        spec = replace(spec, prompt=prompt)
     return EmbeddingSpace.of(spec, normalize=request.normalize, dim=dim, quantisation=quantization)
 
 

@@ -131,9 +131,8 @@ class Session:
 
     def embed_request(self, texts: Any, model: Any, **arguments: Any) -> EmbedRequest:
         """Validate an ``embed`` call; see `requests.embed_request`."""
-        return requests.embed_request(
-            self.registry.resolve("embeddings", model), texts, **arguments
-        )
+        spec = self.registry.resolve("embeddings", model)
+        return requests.embed_request(spec, texts, known=self.local.completed(spec), **arguments)
 
     def chat_request(self, messages: Any, model: Any, **arguments: Any) -> ChatRequest:
         """Validate a ``chat_completion`` call; see `requests.chat_request`."""

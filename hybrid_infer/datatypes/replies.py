@@ -15,13 +15,18 @@ from hybrid_infer.datatypes.timings import UNTIMED, ChatTimings
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a backend knows of the weights that answered; see `Route` for the fields."""
+    """What a backend knows of the weights that answered; see `Route` for the fields.
+
+    Attributes:
+        prompt: embeddings: what the local copy puts before every text; None: what it was sent.
+    """
 
     model: str
     revision: str | None
     verified: bool
     dtype: str | None = None
     quantization: str | None = None
+    prompt: str | None = None
 
 
 @dataclass(slots=True, eq=False)

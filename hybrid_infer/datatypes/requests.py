@@ -19,6 +19,7 @@ class EmbedRequest:
         normalize: whether the snapshot's Normalize module is applied.
         truncate: whether over-long texts are cut (else they are a `ContextLengthError`).
         cut_texts: indices of texts that were cut before tokenising.
+        prompt: what a remote is sent before each text; the local copy knows its own.
     """
 
     spec: ModelSpec
@@ -26,6 +27,7 @@ class EmbedRequest:
     normalize: bool = True
     truncate: bool = True
     cut_texts: frozenset[int] = frozenset()
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.datatypes.deadline import Clock, Deadline
@@ -185,11 +185,16 @@ class LocalBackend:
         return (*honoured_options(), "stream")
 
     def completed(self, spec: ModelSpec) -> ModelSpec:
-        """`spec` with what only its snapshot knows, if there is one."""
-        if spec.alias is not None:
+        """`spec` with what only its snapshot knows, if there is one; of an alias that is its prompt.
+
+        What else an alias leaves out stays unknown: its space is the same with and without files.
+        """
+        if spec.alias is not None and (spec.task == "chat" or spec.prompt is not None):
             return spec
         facts, _ = self._engines.shelf.look(spec)
-        return spec if facts is None else complete_spec(spec, facts)
+        if facts is None:
+            return spec
+        return replace(spec, prompt=facts.prompt) if spec.alias else complete_spec(spec, facts)
 
     def capabilities(self, spec: ModelSpec) -> LocalCapabilities:
         """What the local copy of `spec` can do here. Imports torch."""

@@ -79,6 +79,7 @@ def load_engine(
     with loading_errors(spec.repo):
         if spec.task == "chat":
             return _chat_engine(path, facts, placement, provenance, spec)
+        provenance = replace(provenance, prompt=facts.prompt)
         return _embedding_engine(path, facts, placement, provenance, settings, on_event)
 
 

@@ -175,7 +175,7 @@ def _features_document(request: EmbedRequest) -> dict[str, Any]:
 
 
 def _texts(request: EmbedRequest) -> tuple[str, ...]:
-    prompt = request.spec.prompt
+    prompt = request.prompt
     return tuple(prompt + text for text in request.texts) if prompt else request.texts
 
 

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
-from hybrid_infer import HybridClient
+from hybrid_infer import HybridClient, RoutingSettings, Settings
+from hybrid_infer.client.comparing import THREAD_NAME
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import tiny_models
+from hybrid_infer.snapshots.probes import CANARY_PROBES
 from hybrid_infer.snapshots.staging import stage
 from hybrid_infer.snapshots.tiny import write_tiny
+from hybrid_infer.testing import EchoAnswers
 
 OWN = "query: "
 OTHER = "passage: "
@@ -42,13 +46,19 @@ def staging(tmp_path, plain_folder):
     def bring():
         for repo in ("org/own", "org/bare"):  # no alias names the latter
             stage(folder, ModelSpec("embeddings", None, repo, None))
+        stage(folder, ModelSpec("embeddings", None, "org/pinned", "0" * 40))
 
     return bring
 
 
 @pytest.fixture
-def opened(fake_remote, staging):
-    """A client of `fake_remote` with these aliases."""
+def fake(fake_remote_factory):
+    return fake_remote_factory(answers=EchoAnswers(384))
+
+
+@pytest.fixture
+def opened(fake, staging):
+    """A client of `fake` with these aliases."""
     clients = []
 
     def make(**options):
@@ -58,8 +68,9 @@ def opened(fake_remote, staging):
             "own": {"repo": "org/own"},
             "own-other": {"repo": "org/own", "prompt": OTHER},
             "own-none": {"repo": "org/own", "prompt": ""},
+            "pinned": {"repo": "org/pinned", "revision": "0" * 40},
         }
-        remote = {"name": "box", "dialect": "tei", "base_url": fake_remote.url}
+        remote = {"name": "box", "dialect": "tei", "base_url": fake.url}
         models = {"embeddings": aliases, "remotes": [remote]}
         clients.append(HybridClient(models=models, dtype="float32", **options))
         return clients[-1]
@@ -77,13 +88,8 @@ def expected(opened, staging):
     return lambda text: client.embed(text, "plain").vectors
 
 
-CASES = [
-    ("plain", ""),
-    ("plain-other", OTHER),
-    ("org/bare", OWN),
-    ("own-other", OTHER),
-    ("own-none", ""),
-]
+CASES = [("plain", ""), ("plain-other", OTHER), ("own", OWN), ("org/bare", OWN), ("own-other", OTHER),
+         ("own-none", "")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "prompt"), CASES)
@@ -99,3 +105,73 @@ def test_aliases_of_one_model_with_other_prompts_do_not_mix(opened, expected):
     for model, prompt in [*CASES, *CASES]:
         vectors = client.embed("hello", model).vectors
         np.testing.assert_allclose(vectors, expected(prompt + "hello"), atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "prompt"), [*CASES, ("pinned", OWN)])
+def test_a_remote_is_sent_the_same_and_lives_in_the_same_space(
+    opened, staging, fake, model, prompt
+):
+    staging()
+    client = opened(policy="remote-first")
+    remote = client.embed("hello", model)
+    assert (remote.route.backend, remote.space.prompt) == ("remote", prompt)
+    assert fake.ledger[-1].body_json["inputs"] == [prompt + "hello"]
+    assert client.embed("hello", model, route="local").space == remote.space
+
+
+def test_a_remote_without_a_snapshot_here_says_what_it_was_sent(opened, staging, fake):
+    client = opened(policy="remote-first")
+    for model, prompt in [("own", ""), ("org/bare", ""), ("own-other", OTHER), ("own-none", "")]:
+        remote = client.embed("hello", model)
+        assert fake.ledger[-1].body_json["inputs"] == [prompt + "hello"]
+        assert remote.space.prompt == prompt
+    staging()
+    client.warm("embeddings/own")
+    local = client.embed("hello", "own", route="local")
+    assert local.space.prompt == OWN
+    assert local.space != opened(policy="remote-only").embed("hello", "own-none").space
+
+
+def asked_before(client, texts="hello"):
+    """A call whose arguments have been looked at, and which goes on later."""
+    session = client._session
+    request = session.embed_request(texts, "pinned", normalize=True, truncate=True)
+    return lambda: client._embed(request, None, session.limit("embeddings", None))
+
+
+def test_a_copy_that_comes_during_a_call_says_its_own_prompt(opened, staging, fake):
+    client = opened(policy="local-first", cache=10)
+    call = asked_before(client)
+    staging()
+    client.warm("embeddings/pinned")
+    for _ in range(2):  # what the copy has made is not kept as if it had been made without a prompt
+        result = call()
+        assert (result.route.backend, result.space.prompt) == ("local", OWN)
+    assert len(fake.ledger) == 0
+
+
+def test_a_copy_that_comes_during_a_call_is_not_mixed_with_what_is_known(opened, staging):
+    client = opened(policy="local-first", cache=10)
+    first = client.embed("hello", "pinned")
+    assert (first.route.backend, first.space.prompt) == ("remote", "")
+    call = asked_before(client, ["hello", "you"])
+    staging()
+    client.warm("embeddings/pinned")
+    both = call()
+    assert (both.route.backend, both.space.prompt) == ("local", OWN)
+    again = client.embed(["hello", "you"], "pinned", route="local")
+    np.testing.assert_allclose(both.vectors, again.vectors, atol=1e-6)
+
+
+def test_the_canary_compares_with_it(opened, staging, fake):
+    staging()
+    client = opened(
+        policy="remote-first", settings=Settings(routing=RoutingSettings(canary="always"))
+    )
+    client.warm("embeddings/pinned")
+    client.embed("hello", "pinned")
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(20)
+    asked = [request.body_json["inputs"] for request in fake.ledger]
+    assert asked == [[OWN + "hello"], [OWN + probe.text for probe in CANARY_PROBES]]

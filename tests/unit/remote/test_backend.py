@@ -86,11 +86,8 @@ def test_embeddings_go_to_the_feature_extraction_pipeline(wire, make_server, mak
 
 
 def test_a_prompt_goes_before_every_text(wire, make_server, make_backend):
-    from dataclasses import replace
-
     server = make_server(wire.answer([vector_of("1")]))
-    spec = replace(wire.embed_spec, prompt="query: ")
-    make_backend(server.url).call(wire.embed_request("1", spec=spec), wire.deadline())
+    make_backend(server.url).call(wire.embed_request("1", prompt="query: "), wire.deadline())
     assert server.received[0].document["inputs"] == ["query: 1"]
 
 

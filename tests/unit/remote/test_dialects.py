@@ -77,8 +77,7 @@ def test_openai_embeddings_go_out_as_openai_s_own_clients_send_them(
 ):
     answer = wire.answer(listing(entries(encode=as_base64), usage={"prompt_tokens": 9}))
     server = make_server(answer)
-    spec = replace(wire.embed_spec, prompt="query: ")
-    reply = embed(caller, make_backend, server, wire, "a", "b", "c", spec=spec)
+    reply = embed(caller, make_backend, server, wire, "a", "b", "c", prompt="query: ")
     assert server.received[0].path == "/v1/embeddings"
     assert server.received[0].document == {
         "model": "org/embed-model",
