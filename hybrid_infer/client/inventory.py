@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_infer.client.naming import resolved_by_files, resolved_for_each_task
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.datatypes.parity import ParityReport
 from hybrid_infer.errors import InvalidRequestError
@@ -38,24 +39,24 @@ def pull(
 def warm(session: Session, names: str | Iterable[str]) -> None:
     """See `HybridClient.warm`."""
     session.check_open()
-    for spec in _named(session, names):
+    for spec in [resolved_by_files(session.registry, name) for name in _listed(names)]:
         session.local.warm(spec)
 
 
 def unload(session: Session, names: str | Iterable[str]) -> None:
     """See `HybridClient.unload`."""
     session.check_open()
-    for spec in _named(session, names):
-        session.local.unload(spec)
+    for meant in [resolved_for_each_task(session.registry, name) for name in _listed(names)]:
+        for spec in meant:
+            session.local.unload(spec)
 
 
-def _named(session: Session, names: str | Iterable[str]) -> list[ModelSpec]:
+def _listed(names: str | Iterable[str]) -> list[str]:
     if not isinstance(names, Iterable):
         raise InvalidRequestError(
             f"names must be a name or several, not {type(names).__name__}", argument="names"
         )
-    wanted = [names] if isinstance(names, str) else list(names)
-    return [session.registry.resolve_named(name) for name in wanted]
+    return [names] if isinstance(names, str) else list(names)
 
 
 def list_models(session: Session) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from hybrid_infer.client.drive import drive
+from hybrid_infer.client.naming import resolved_by_files
 from hybrid_infer.client.parity import bound_for, compare, failures_of
 from hybrid_infer.client.planning import planned
 from hybrid_infer.datatypes.models import ModelSpec
@@ -31,7 +32,6 @@ from hybrid_infer.routing.policy import LOCAL
 from hybrid_infer.routing.targets import Result
 from hybrid_infer.snapshots.goldens import load_goldens
 from hybrid_infer.snapshots.probes import PROBES
-from hybrid_infer.snapshots.resolve import snapshot_folder
 
 if TYPE_CHECKING:
     from hybrid_infer.client.session import Session
@@ -69,16 +69,8 @@ class _Answers:
 def verify(session: Session, name: str) -> ParityReport:
     """See `HybridClient.verify`."""
     session.check_open()
-    spec = session.registry.resolve_named(name)
-    if spec.alias is None and spec.task == "chat" and _embeds(spec):
-        spec = session.registry.resolve_named(name, "embeddings")
+    spec = resolved_by_files(session.registry, name)
     return _verify_name(session, spec) if spec.task == "chat" else _verify_vectors(session, spec)
-
-
-def _embeds(spec: ModelSpec) -> bool:
-    """Whether a Hub id that no alias names has the files of an embedding model."""
-    folder = snapshot_folder(spec)
-    return folder is not None and (folder / "modules.json").is_file()
 
 
 def _verify_vectors(session: Session, spec: ModelSpec) -> ParityReport:
