@@ -63,16 +63,17 @@ def embed_request(
     check_bool(truncate, "truncate")
     checked = checked_texts(texts)
     longest = max(map(len, checked), default=0)
-    prompt = (known or spec).prompt or ""
-    if spec.max_seq_length is None or longest <= NEVER_CUT_CHARACTERS:
+    known = known or spec
+    prompt, most = known.prompt or "", known.max_seq_length
+    if most is None or longest <= NEVER_CUT_CHARACTERS:
         return EmbedRequest(spec, checked, normalize, truncate, prompt=prompt)
-    kept = [cut_long_text(text, spec.max_seq_length) for text in checked]
+    kept = [cut_long_text(text, most) for text in checked]
     cut = frozenset(index for index, text in enumerate(kept) if text.is_truncated)
     if cut and not truncate:
         first = min(cut)
         raise ContextLengthError(
             f"texts[{first}] has {len(checked[first]):,} characters and cannot fit the "
-            f"{spec.max_seq_length} tokens of {spec.name}; pass truncate=True to cut it",
+            f"{most} tokens of {spec.name}; pass truncate=True to cut it",
             argument=f"texts[{first}]",
         )
     return EmbedRequest(spec, tuple(text for text, _ in kept), normalize, truncate, cut, prompt)

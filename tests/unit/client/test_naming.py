@@ -3,7 +3,9 @@
 import pytest
 
 from hybrid_infer import HybridClient, ModelNotDownloadedError
+from hybrid_infer.client.texts import NEVER_CUT_CHARACTERS
 from hybrid_infer.datatypes.models import ModelSpec
+from hybrid_infer.errors import ContextLengthError
 from hybrid_infer.events import ModelLoaded, ModelUnloaded
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots import tiny_models
@@ -64,3 +66,12 @@ def test_a_twin_is_dropped_by_its_hub_id(events):
         client.warm("embeddings/small")
         client.unload("sentence-transformers/all-MiniLM-L6-v2")
         assert loads(events) == [ModelLoaded, ModelUnloaded]
+
+
+def test_a_very_long_text_is_cut_as_the_snapshot_says(client):
+    long = "a " * NEVER_CUT_CHARACTERS * 100
+    request = client._session.embed_request([long], REPO, normalize=True, truncate=True)
+    assert request.cut_texts == {0}
+    assert len(request.texts[0]) < len(long)
+    with pytest.raises(ContextLengthError, match="the 256 tokens of org/embedder"):
+        client.embed(long, REPO, truncate=False)
