@@ -9,7 +9,7 @@ from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ModelIntegrityError
-from hybrid_infer.snapshots.modules import Modules, modules_of
+from hybrid_infer.snapshots.modules import Modules, modules_of, works_on_sentences
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
 from hybrid_infer.snapshots.sizes import Sizes, sizes_of
 from hybrid_infer.snapshots.tensors import safetensors_header, weight_files
@@ -96,7 +96,7 @@ def snapshot_facts(path: Path) -> SnapshotFacts:
         modules=modules,
         pooling=pooling,
         dense=any(kind == "Dense" for kind, _ in modules),
-        has_normalize=any(kind == "Normalize" for kind, _ in modules),
+        has_normalize=bool(modules) and modules[-1][0] == "Normalize",
         max_seq_length=_max_seq_length(path, config) if modules else None,
         dim=_dim(path, modules, pooling, config) if modules else None,
         prompt=_default_prompt(path),
@@ -142,7 +142,7 @@ def _max_seq_length(path: Path, config: dict[str, Any]) -> int | None:
 
 def _dim(path: Path, modules: Modules, pooling: str | None, config: dict[str, Any]) -> int | None:
     for kind, folder in reversed(modules):
-        if kind == "Dense":
+        if kind == "Dense" and works_on_sentences(path / folder):
             return as_whole(read_mapping(path / folder / "config.json").get("out_features"))
         if kind == "Pooling":
             stated = read_mapping(path / folder / "config.json")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hybrid_infer.errors import ModelIntegrityError
-from hybrid_infer.snapshots.reading import read_json
+from hybrid_infer.snapshots.reading import read_json, read_optional
 
 # A class, by convention in capitals: what a module of theirs imports for itself is none.
 _OWN_TYPE = re.compile(r"sentence_transformers(\.[A-Za-z_][A-Za-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
@@ -20,6 +20,7 @@ _KINDS = frozenset(
 )  # fmt: skip
 
 Modules = tuple[tuple[str, str], ...]
+_SENTENCE = "sentence_embedding"  # what sentence-transformers calls the vector of a text
 
 
 def modules_of(path: Path) -> Modules:
@@ -48,3 +49,17 @@ def modules_of(path: Path) -> Modules:
             raise ModelIntegrityError(f"{file} names the path {folder!r} outside the snapshot")
         modules.append((kind.rpartition(".")[2], folder))
     return tuple(modules)
+
+
+def works_on_sentences(folder: Path) -> bool:
+    """Whether a Dense or Normalize module takes the vector of a text and puts its own in its place.
+
+    Args:
+        folder: the module's.
+
+    Raises:
+        ModelIntegrityError: its configuration is damaged.
+    """
+    config = read_optional(folder / "config.json")
+    source = config.get("module_input_name", _SENTENCE)
+    return bool(source == _SENTENCE and config.get("module_output_name") in (None, _SENTENCE))

@@ -38,6 +38,9 @@ class GenericEncoder:
                 trust_remote_code=False,
                 model_kwargs={"dtype": placement.dtype, "use_safetensors": True},
             ).eval()
+        self._unnormalized = list(self.model)
+        if type(self._unnormalized[-1]).__name__ == "Normalize":  # by name: the class has moved
+            del self._unnormalized[-1]
         self._device = torch.device(placement.device)
 
     def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
@@ -48,9 +51,7 @@ class GenericEncoder:
         )
         features = {key: value.to(self._device) for key, value in padded.items()}
         with torch.inference_mode():
-            for module in self.model:
-                if type(module).__name__ == "Normalize" and not normalize:
-                    continue
+            for module in self.model if normalize else self._unnormalized:
                 features = module(features)
         vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
         return vectors

@@ -14,6 +14,7 @@ from hybrid_infer.local.embedding.encoders.packed import Packed
 from hybrid_infer.local.native.averages import can_average, segment_means
 from hybrid_infer.local.weights import Linear, Weights
 from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
+from hybrid_infer.snapshots.modules import works_on_sentences
 
 Pool = Callable[[Tensor, Packed], Tensor]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,7 +23,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": functional.relu,
     "GELU": functional.gelu,
 }
-KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize"})
 
 
 def _sum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -122,13 +122,26 @@ def _dense(
 
 
 def supports(path: Path, facts: SnapshotFacts) -> bool:
-    """Whether every module behind the transformer is one that `Tail` computes."""
-    if facts.pooling not in POOLINGS or not {k for k, _ in facts.modules} <= KNOWN_MODULES:
+    """Whether `Tail` computes what is behind the transformer: these modules, in this order, and no more."""
+    modules = facts.modules[:-1] if facts.has_normalize else facts.modules
+    kinds = [kind for kind, _ in modules]
+    if kinds != ["Transformer", "Pooling", *["Dense"] * (len(kinds) - 2)]:
         return False
-    for kind, folder in facts.modules:
-        if kind == "Dense":
-            name = str(read_json(path / folder / "config.json").get("activation_function", ""))
-            weights = path / folder / "model.safetensors"
-            if name.rpartition(".")[2] not in _ACTIVATIONS or not weights.exists():
-                return False
-    return True
+    return (
+        facts.pooling in POOLINGS
+        and all(works_on_sentences(path / folder) for _, folder in facts.modules[2:])
+        and all(_is_plain_dense(path / folder) for _, folder in modules[2:])
+    )
+
+
+def _is_plain_dense(folder: Path) -> bool:
+    """Whether a Dense module is a linear layer and an activation that are here."""
+    config = read_json(folder / "config.json")
+    # Of what is not torch's own, sentence-transformers makes its default.
+    package, _, name = str(config.get("activation_function", "")).rpartition(".")
+    return (
+        package.startswith("torch.")
+        and name in _ACTIVATIONS
+        and not config.get("use_residual")
+        and (folder / "model.safetensors").exists()
+    )

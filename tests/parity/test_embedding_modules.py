@@ -1,0 +1,132 @@
+"""Local vectors against sentence-transformers for snapshots whose modules are not the usual ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hybrid_infer.local.embedding.encoders import load_encoder
+from hybrid_infer.local.embedding.encoders.families import PackedEncoder
+from hybrid_infer.local.embedding.tokenizing import TextTokenizer
+from hybrid_infer.local.placement import Placement
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.facts import snapshot_facts
+from hybrid_infer.snapshots.resolve import find_snapshot
+
+TEXTS = ["the weather is lovely", "a", "one two three four five six seven eight nine ten"]
+WIDTH = 384
+
+
+def put(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def change(file, **values):
+    put(file, {**(json.loads(file.read_bytes()) if file.exists() else {}), **values})
+
+
+def dense(folder, seed=0, **values):
+    """A Dense module's files."""
+    generator = torch.Generator().manual_seed(seed)
+    activation = "torch.nn.modules.activation.Tanh"
+    sizes = {"in_features": WIDTH, "out_features": WIDTH, "bias": True}
+    put(folder / "config.json", {**sizes, "activation_function": activation, **values})
+    tensors = {
+        "linear.weight": torch.randn(WIDTH, WIDTH, generator=generator) / 20,
+        "linear.bias": torch.randn(WIDTH, generator=generator) / 10,
+    }
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the seeded MiniLM, which a test may change."""
+    path = find_snapshot(load_registry(profile="tiny").resolve("embeddings", "small"))
+    shutil.copytree(path, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def compose(folder, *kinds, **options):
+    """List these modules behind the Transformer; `options` are of all Dense modules."""
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    ]
+    for number, kind in enumerate(kinds, 1):
+        path = "1_Pooling" if kind == "Pooling" else f"{number}_{kind}"
+        kind_of = f"sentence_transformers.models.{kind}"
+        modules.append({"idx": number, "name": str(number), "path": path, "type": kind_of})
+        if kind == "Dense":
+            dense(folder / path, number, **options)
+        elif kind == "LayerNorm":
+            put(folder / path / "config.json", {"dimension": WIDTH})
+            norm = {"norm.weight": torch.linspace(0.5, 2, WIDTH), "norm.bias": torch.zeros(WIDTH)}
+            save_file(norm, folder / path / "model.safetensors")
+    put(folder / "modules.json", modules)
+
+
+def expected(folder, texts=TEXTS, **options):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).float()
+    return model.encode(list(texts), show_progress_bar=False, **options)
+
+
+def encoder_of(folder, dtype="float32"):
+    return load_encoder(Path(folder), snapshot_facts(folder), Placement("cpu", dtype))
+
+
+def vectors_of(folder, texts=TEXTS, *, dtype="float32", normalize=True):
+    facts = snapshot_facts(folder)
+    tokenizer = TextTokenizer(folder, facts.max_seq_length, facts.prompt)
+    with torch.inference_mode():
+        return encoder_of(folder, dtype).encode(tokenizer(texts).ids, normalize=normalize)
+
+
+def cosines(ours, theirs):
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(1) / lengths
+
+
+USUAL = ("Pooling", "Dense", "Normalize")
+UNUSUAL = {
+    "a Dense behind the Normalize": (("Pooling", "Normalize", "Dense"), {}),
+    "a Normalize between two Dense": (("Pooling", "Dense", "Normalize", "Dense"), {}),
+    "a residual": (USUAL, {"use_residual": True}),
+    "an output that is none of the text's": (USUAL, {"module_output_name": "other"}),
+    "a Dense over tokens": (
+        ("Dense", "Pooling", "Normalize"),
+        {"module_input_name": "token_embeddings"},
+    ),
+    "an activation that is not torch's": (USUAL, {"activation_function": "own.functions.ReLU"}),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_modules_do_what_they_do_in_their_own_library(folder, case):
+    kinds, options = UNUSUAL[case]
+    compose(folder, *kinds, **options)
+    assert cosines(vectors_of(folder), expected(folder)).min() > 0.99999
+
+
+@pytest.mark.parametrize(
+    "kinds", [("Pooling",), ("Pooling", "Dense"), USUAL, ("Pooling", "Dense", "Dense")]
+)
+def test_the_usual_modules_are_packed(folder, kinds):
+    compose(folder, *kinds)
+    assert isinstance(encoder_of(folder), PackedEncoder)
+    assert cosines(vectors_of(folder), expected(folder)).min() > 0.99999
+
+
+def test_a_normalize_that_is_not_the_last_module_is_no_choice(folder):
+    compose(folder, "Pooling", "Normalize", "Dense")
+    np.testing.assert_allclose(vectors_of(folder, normalize=False), expected(folder), atol=1e-5)
+
+
+def test_a_dense_that_gives_no_vector_of_the_text_sets_no_dim(folder):
+    compose(folder, *USUAL, module_output_name="other", out_features=7)
+    assert snapshot_facts(folder).dim == WIDTH
