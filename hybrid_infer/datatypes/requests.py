@@ -16,7 +16,8 @@ class EmbedRequest:
     Attributes:
         spec: the model.
         texts: what to embed, already cut where a text was absurdly long.
-        normalize: whether the snapshot's Normalize module is applied.
+        normalize: whether vectors are made one long, whether the snapshot has a Normalize module or
+            not; else the one that ends it is left out.
         truncate: whether over-long texts are cut (else they are a `ContextLengthError`).
         cut_texts: indices of texts that were cut before tokenising.
         prompt: what a remote is sent before each text; the local copy knows its own.

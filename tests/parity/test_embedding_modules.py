@@ -130,3 +130,36 @@ def test_a_normalize_that_is_not_the_last_module_is_no_choice(folder):
 def test_a_dense_that_gives_no_vector_of_the_text_sets_no_dim(folder):
     compose(folder, *USUAL, module_output_name="other", out_features=7)
     assert snapshot_facts(folder).dim == WIDTH
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("Pooling",),
+        ("Pooling", "Dense"),
+        ("Pooling", "LayerNorm"),
+        ("Pooling", "LayerNorm", "Normalize"),
+    ],
+)
+def test_vectors_are_one_long_with_and_without_a_normalize(folder, kinds, dtype):
+    compose(folder, *kinds)
+    ours = vectors_of(folder, dtype=dtype)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    assert cosines(ours, expected(folder)).min() > 0.999
+    raw = vectors_of(folder, dtype=dtype, normalize=False)
+    assert abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.1
+    assert cosines(raw, ours).min() > 0.9999
+    if (direct := encoder_of(folder, dtype).direct) is not None:
+        tokens = TextTokenizer(folder, 256)(TEXTS).ids
+        np.testing.assert_allclose(
+            np.linalg.norm(direct(tokens, normalize=True), axis=1), 1, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("kinds", [("Pooling", "Dense"), ("Pooling", "Normalize", "Dense")])
+def test_a_vector_of_nothing_stays_finite(folder, kinds):
+    compose(folder, *kinds)
+    nothing = {"linear.weight": torch.zeros(WIDTH, WIDTH), "linear.bias": torch.zeros(WIDTH)}
+    save_file(nothing, folder / f"{len(kinds)}_Dense" / "model.safetensors")
+    assert not vectors_of(folder).any()

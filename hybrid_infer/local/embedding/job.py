@@ -68,7 +68,7 @@ class EmbedJob(Answer[EmbedReply]):
 
     @property
     def normalize(self) -> bool:
-        """Whether the snapshot's Normalize module is applied: only equals share a batch."""
+        """Whether vectors are made one long: only equals share a batch."""
         return self.texts.request.normalize
 
     def members(self, places: Sequence[int]) -> Sequence[EmbedJob]:  # noqa: ARG002 - a crowd's differ

@@ -45,7 +45,8 @@ class Encoder(Protocol):
 
         Args:
             sequences: token ids, special tokens included; fastest with the longest first.
-            normalize: whether the snapshot's Normalize module is applied.
+            normalize: whether vectors are made one long, with or without a Normalize module in the
+                snapshot; else the one that ends it is left out.
         """
         ...
 

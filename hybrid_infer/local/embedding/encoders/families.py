@@ -51,17 +51,16 @@ class DirectMeans:
 
     Args:
         means: the call.
-        has_normalize: whether the snapshot has a Normalize module.
     """
 
     most_tokens = MOST_ROWS_ALONE
 
-    def __init__(self, means: Means, *, has_normalize: bool) -> None:
-        self._means, self._has_normalize = means, has_normalize
+    def __init__(self, means: Means) -> None:
+        self._means = means
 
     def __call__(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32] | None:
         """See `Direct.__call__`."""
-        rows, is_finite = self._means(sequences, is_unit=normalize and self._has_normalize)
+        rows, is_finite = self._means(sequences, is_unit=normalize)
         return rows if is_finite else None
 
 
@@ -86,7 +85,7 @@ class PackedEncoder:
         self._means = self._trunk.means if self._tail.is_mean else None
         self.direct: Direct | None = None
         if self._means is not None:
-            self.direct = DirectMeans(self._means, has_normalize=self._tail.has_normalize)
+            self.direct = DirectMeans(self._means)
         self._is_recordable = self._trunk.is_recordable and self._tail.is_recordable
         self._of_thread = threading.local()
         if self._trunk.device.type == "cuda":
@@ -97,7 +96,7 @@ class PackedEncoder:
     def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         if self._means is not None:
-            rows, _ = self._means(sequences, is_unit=normalize and self._tail.has_normalize)
+            rows, _ = self._means(sequences, is_unit=normalize)
             return rows
         if self._trunk.device.type != "cuda":
             return self._encode_sorted(sequences, normalize=normalize)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from hybrid_infer.local.embedding.encoders import Direct
 from hybrid_infer.local.embedding.tokens import Tokens
@@ -38,9 +39,10 @@ class GenericEncoder:
                 trust_remote_code=False,
                 model_kwargs={"dtype": placement.dtype, "use_safetensors": True},
             ).eval()
-        self._unnormalized = list(self.model)
-        if type(self._unnormalized[-1]).__name__ == "Normalize":  # by name: the class has moved
-            del self._unnormalized[-1]
+        self._modules = list(self.model)
+        # It would normalise in the model's dtype. By name, for the class moves between versions.
+        if type(self._modules[-1]).__name__ == "Normalize":
+            del self._modules[-1]
         self._device = torch.device(placement.device)
 
     def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
@@ -51,9 +53,12 @@ class GenericEncoder:
         )
         features = {key: value.to(self._device) for key, value in padded.items()}
         with torch.inference_mode():
-            for module in self.model if normalize else self._unnormalized:
+            for module in self._modules:
                 features = module(features)
-        vectors: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
+            pooled = features["sentence_embedding"].float()
+            if normalize:
+                pooled = functional.normalize(pooled, dim=1)
+        vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
 
     def num_places(self, *, tokens: int, count: int, longest: int) -> int:  # noqa: ARG002 - it pads

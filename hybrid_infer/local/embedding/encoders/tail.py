@@ -74,7 +74,7 @@ POOLINGS: dict[str, Pool] = {
 
 
 class Tail:
-    """Pooling, then Dense layers, then normalisation.
+    """Pooling, then Dense layers, then normalisation where it is asked for.
 
     Args:
         path: the snapshot's folder.
@@ -84,7 +84,6 @@ class Tail:
 
     Attributes:
         is_recordable: whether it needs nothing of a batch but what a recording has.
-        has_normalize: whether a normalisation ends it.
         is_mean: whether nothing but that follows the mean of each sequence.
     """
 
@@ -94,7 +93,6 @@ class Tail:
         self._pool = POOLINGS[str(facts.pooling)]
         self.is_recordable = self._pool is _mean
         self._dtype = dtype
-        self.has_normalize = facts.has_normalize
         self._dense = [
             _dense(path / folder, device, dtype)
             for kind, folder in facts.modules
@@ -107,9 +105,7 @@ class Tail:
         pooled = self._pool(x[: packed.num_tokens], packed)
         for linear, activation in self._dense:
             pooled = activation(linear(pooled.to(self._dtype)).float())
-        if normalize and self.has_normalize:
-            pooled = functional.normalize(pooled, dim=1)
-        return pooled
+        return functional.normalize(pooled, dim=1) if normalize else pooled
 
 
 def _dense(
