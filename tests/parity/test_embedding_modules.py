@@ -163,3 +163,25 @@ def test_a_vector_of_nothing_stays_finite(folder, kinds):
     nothing = {"linear.weight": torch.zeros(WIDTH, WIDTH), "linear.bias": torch.zeros(WIDTH)}
     save_file(nothing, folder / f"{len(kinds)}_Dense" / "model.safetensors")
     assert not vectors_of(folder).any()
+
+
+@pytest.mark.parametrize("kinds", [("Pooling", "Normalize"), ("Pooling", "LayerNorm", "Normalize")])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_a_pooling_may_leave_out_the_prompt(folder, kinds, pooling):
+    compose(folder, *kinds)
+    prompts = {"prompts": {"query": "the query is : "}, "default_prompt_name": "query"}
+    change(folder / "config_sentence_transformers.json", **prompts)
+    stated = {"embedding_dimension": WIDTH, "pooling_mode": pooling}
+    put(folder / "1_Pooling" / "config.json", stated)
+    whole = vectors_of(folder)
+    np.testing.assert_allclose(whole, expected(folder), atol=1e-5)
+    put(folder / "1_Pooling" / "config.json", {**stated, "include_prompt": False})
+    np.testing.assert_allclose(vectors_of(folder), expected(folder), atol=1e-5)
+    assert pooling == "lasttoken" or cosines(vectors_of(folder), whole).min() < 0.99
+
+
+def test_without_a_prompt_there_is_none_to_leave_out(folder):
+    compose(folder, "Pooling", "Normalize")
+    change(folder / "1_Pooling" / "config.json", include_prompt=False)
+    assert isinstance(encoder_of(folder), PackedEncoder)
+    np.testing.assert_allclose(vectors_of(folder), expected(folder), atol=1e-5)

@@ -74,4 +74,4 @@ def load_encoder(path: Path, facts: SnapshotFacts, placement: Placement) -> Enco
         return PackedEncoder(path, facts, placement, family)
     from hybrid_infer.local.embedding.encoders.generic import GenericEncoder
 
-    return GenericEncoder(path, placement)
+    return GenericEncoder(path, placement, facts.prompt)

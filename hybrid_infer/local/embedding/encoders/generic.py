@@ -23,11 +23,12 @@ class GenericEncoder:
     Args:
         path: the snapshot's folder.
         placement: device and dtype.
+        prompt: with which every sequence begins.
     """
 
     direct: Direct | None = None
 
-    def __init__(self, path: Path, placement: Placement) -> None:
+    def __init__(self, path: Path, placement: Placement, prompt: str = "") -> None:
         check_shipped(path)
         with quiet_loading():
             from sentence_transformers import SentenceTransformer
@@ -44,6 +45,7 @@ class GenericEncoder:
         if type(self._modules[-1]).__name__ == "Normalize":
             del self._modules[-1]
         self._device = torch.device(placement.device)
+        self._prompt_length = self._measure(prompt) if prompt else None
 
     def encode(self, sequences: Tokens, *, normalize: bool) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
@@ -51,7 +53,9 @@ class GenericEncoder:
         padded = tokenizer.pad(
             {"input_ids": [ids.tolist() for ids in sequences]}, return_tensors="pt"
         )
-        features = {key: value.to(self._device) for key, value in padded.items()}
+        features: dict[str, Any] = {key: value.to(self._device) for key, value in padded.items()}
+        if self._prompt_length is not None:
+            features["prompt_length"] = self._prompt_length
         with torch.inference_mode():
             for module in self._modules:
                 features = module(features)
@@ -60,6 +64,15 @@ class GenericEncoder:
                 pooled = functional.normalize(pooled, dim=1)
         vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
+
+    def _measure(self, prompt: str) -> int:
+        """The tokens that a pooling without the prompt leaves out, as sentence-transformers counts them.
+
+        What the tokenizer puts at the beginning is among them, what it puts at the end is not.
+        """
+        tokenizer = self.model.tokenizer
+        ids = tokenizer(prompt, truncation=True)["input_ids"]
+        return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 
     def num_places(self, *, tokens: int, count: int, longest: int) -> int:  # noqa: ARG002 - it pads
         """See `Encoder.num_places`: all are as long as the longest."""

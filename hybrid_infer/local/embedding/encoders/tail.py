@@ -125,9 +125,14 @@ def supports(path: Path, facts: SnapshotFacts) -> bool:
         return False
     return (
         facts.pooling in POOLINGS
+        and not (facts.prompt and _excludes_prompt(path / modules[1][1]))
         and all(works_on_sentences(path / folder) for _, folder in facts.modules[2:])
         and all(_is_plain_dense(path / folder) for _, folder in modules[2:])
     )
+
+
+def _excludes_prompt(folder: Path) -> bool:
+    return not read_json(folder / "config.json").get("include_prompt", True)
 
 
 def _is_plain_dense(folder: Path) -> bool:
