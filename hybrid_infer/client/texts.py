@@ -1,18 +1,25 @@
-"""What a text may be, and how an absurdly long one is cut before it costs anything."""
+"""What a text may be."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from hybrid_infer.datatypes.long_texts import (
+    CHARACTERS_PER_TOKEN,
+    NEVER_CUT_CHARACTERS,
+    cut_long_text,
+)
 from hybrid_infer.errors import InvalidRequestError
 
-MAX_BLANK_RUN = 1024
-NEVER_CUT_CHARACTERS = 2 * MAX_BLANK_RUN
-CHARACTERS_PER_TOKEN = 64
-
-_WORD = re.compile(r"\S+")
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "NEVER_CUT_CHARACTERS",
+    "checked_text",
+    "checked_texts",
+    "cut_long_text",
+    "is_plain",
+]
 
 
 def is_plain(value: Any) -> bool:
@@ -62,41 +69,3 @@ def checked_texts(texts: Any, argument: str = "texts") -> tuple[str, ...]:
         if not is_plain(text):
             checked_text(text, f"{argument}[{index}]")
     return listed
-
-
-class CutText(NamedTuple):
-    """A text after `cut_long_text`, and whether more than blanks went."""
-
-    text: str
-    is_truncated: bool
-
-
-def cut_long_text(text: str, max_seq_length: int) -> CutText:
-    """`text` without what can never reach the model.
-
-    A word makes at least one token, so words past `max_seq_length` are beyond the window; within
-    a word, 64 characters a token is more than any vocabulary's longest piece. Blank runs over
-    1,024 characters are collapsed: they make no token of their own and only cost time. A plain
-    cut at a number of characters would change results; this one does not.
-
-    Args:
-        text: any text.
-        max_seq_length: the model's window in tokens.
-    """
-    if len(text) <= NEVER_CUT_CHARACTERS:
-        return CutText(text, is_truncated=False)
-    most_characters = max_seq_length * CHARACTERS_PER_TOKEN
-    end, is_truncated = 0, False
-    pieces: list[str] = []
-    for count, word in enumerate(_WORD.finditer(text)):
-        if count == max_seq_length:
-            return CutText("".join(pieces), is_truncated=True)
-        stop = min(word.end(), word.start() + most_characters)
-        pieces += (_shortened(text[end : word.start()]), text[word.start() : stop])
-        is_truncated = is_truncated or stop < word.end()
-        end = word.end()
-    return CutText("".join(pieces) + _shortened(text[end:]), is_truncated)
-
-
-def _shortened(blanks: str) -> str:
-    return blanks if len(blanks) <= MAX_BLANK_RUN else " "

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,9 +31,32 @@ def test_one_endless_word_is_cut():
     assert len(cut) == 256 * 64
 
 
-def test_blank_runs_collapse_and_cost_no_words():
-    cut, is_truncated = cut_long_text("a" + " " * 5_000_000 + "b", 256)
-    assert (cut, is_truncated) == ("a b", False)
+@pytest.mark.parametrize("filler", [" ", "\n", "\u200b ", "\u0301 ", "\ue000\t"])
+def test_long_blanks_are_shortened_and_cost_no_words(filler):
+    cut, is_truncated = cut_long_text("a" + filler * 2_000_000 + "b", 256)
+    assert not is_truncated
+    assert cut == "a" + (filler * 2_000_000)[: 256 * 64] + " b"
+
+
+def test_what_may_be_dropped_is_no_word_and_no_part_of_one():
+    dropped = "\u00ad\u200b\x01\x1f\x85\u0301\ue000\ufffd"
+    for text in (" ".join(dropped * 300) + " hello there", dropped * 3_000 + "hello there"):
+        cut, is_truncated = cut_long_text(text, 256)
+        assert not is_truncated
+        assert cut.endswith("hello there")
+    inner = "hel" + "\u00ad" * 50_000 + "lo"
+    assert cut_long_text(inner, 256) == ("hel" + "\u00ad" * (256 * 64) + "lo", False)
+
+
+def test_controls_separate_no_words():
+    text = "a\x1cb\x0bc\x85" * 1_000 + " end"
+    assert cut_long_text(text, 256) == (text, False)
+
+
+def test_marks_and_symbols_are_words():
+    cut, is_truncated = cut_long_text("\N{PARTY POPPER} \u2014 \u6587 " * 1_000, 256)
+    assert is_truncated
+    assert len(cut.split()) == 256
 
 
 @settings(max_examples=200)

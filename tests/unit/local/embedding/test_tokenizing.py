@@ -4,11 +4,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from hybrid_infer.client.texts import cut_long_text
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.resolve import find_snapshot
 
 WORDS = ["[UNK]", "hello", "Hello", "world", "[SEP]", "ask", ":"]
 
@@ -59,6 +61,52 @@ def test_threads_share_a_tokenizer(snapshot):
     assert counts == [min(index % 7, 4) for index in range(1_000)]
 
 
+def uncut(folder, text, most):
+    """The ids of a text that nothing shortens before the tokenizer has all of it."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+    return tokenizer.encode(text).ids
+
+
+@pytest.fixture(scope="module")
+def over_bytes(tmp_path_factory):
+    """A tokenizer as RoBERTa's: blanks and whatever else make tokens."""
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = ["hello there world " * 20, " " * 64, "\n" * 32]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, show_progress=False, max_token_length=64
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+SCATTERED = {
+    "words of nothing": " ".join(["\u200b"] * 1_100) + " hello there",
+    "soft hyphens": "\u00ad" * 17_000 + "hello there",
+    "soft hyphens in a word": "hel" + "\u00ad" * 17_000 + "lo there",
+    "blanks": "hello" + " " * 3_000 + "there world",
+    "many blanks": "hello" + " " * 20_000 + "there world",
+    "lines": "hello" + "\n" * 3_000 + "there" + "\n \t" * 20_000 + "world",
+    "accents": "hello " + "\u0301" * 3_000 + " there " + " ".join("e\u0301a" * 3_000),
+    "controls": "a\x1c" * 2_000 + " hello there",
+}
+
+
+@pytest.mark.parametrize("text", SCATTERED.values(), ids=SCATTERED)
+@pytest.mark.parametrize("alias", ["small", "default", "large", None])
+def test_what_is_cut_reaches_no_tokenizer(over_bytes, alias, text):
+    folder = over_bytes
+    if alias is not None:
+        folder = find_snapshot(load_registry(profile="tiny").resolve("embeddings", alias))
+    (ids,) = TextTokenizer(folder, 256)([cut_long_text(text, 256).text]).ids
+    assert ids.tolist() == uncut(folder, text, 256)
+
+
 SIZE = 200_000
 LONG = {
     "words": ("lorem ipsum dolor ", SIZE),
@@ -76,10 +124,8 @@ LONG = {
 def test_a_giant_text_gives_the_tokens_of_the_whole_once_it_is_cut(weights, model, kind):
     if not (weights / model).is_dir():
         pytest.skip("these weights were not fetched; ./scripts/test without --fast does")
-    tokenizer = TextTokenizer(weights / model, 256)
     part, characters = LONG[kind]
     text = "a" + part * (characters // len(part)) + "b"
-    cut = cut_long_text(text, 256)
-    assert len(cut.text) < len(text) / 10
-    (ids,), (whole,) = tokenizer([cut.text]).ids, tokenizer([text]).ids
-    assert ids.tolist() == whole.tolist()
+    assert len(cut_long_text(text, 256).text) < len(text) / 10
+    (ids,) = TextTokenizer(weights / model, 256)([cut_long_text(text, 256).text]).ids
+    assert ids.tolist() == uncut(weights / model, text, 256)
