@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from hybrid_infer.datatypes.deadline import Clock
+from hybrid_infer.datatypes.long_texts import NEVER_CUT_CHARACTERS, cut_long_text
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.wordpieces import native_tokenizer
@@ -129,11 +130,19 @@ class TextTokenizer:
             encoding = self._tokenizer.encode(texts[0])
             encodings = [encoding]
         else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts))
+            encodings = self._tokenizer.encode_batch_fast(self._shortened(texts))
         return TokenizedTexts(
             Tokens.of(encoding.ids for encoding in encodings),
             [number for number, encoding in enumerate(encodings) if encoding.overflowing],
         )
+
+    def _shortened(self, texts: Sequence[str]) -> list[str]:
+        """`texts` without what is far beyond the limit: unlike our own, this tokenizer reads it all."""
+        if self.max_seq_length is None or max(map(len, texts), default=0) <= NEVER_CUT_CHARACTERS:
+            return list(texts)
+        # One token more than fits, so that the tokenizer itself says what it has cut.
+        most = self.max_seq_length + 1
+        return [cut_long_text(text, most).text for text in texts]
 
 
 def _lowercases(path: Path) -> bool:

@@ -72,4 +72,4 @@ def test_the_first_words_always_survive(text, window):
     assert len(kept) <= max(len(original), 0)
     for mine, theirs in zip(kept, original, strict=False):
         assert theirs.startswith(mine)
-        assert mine == theirs or len(mine) == window * 64
+        assert mine == theirs or len(mine) >= max(2_048, window * 64)

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from hybrid_infer.client.texts import cut_long_text
 from hybrid_infer.errors import ModelIntegrityError
+from hybrid_infer.local.embedding import tokenizing
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.resolve import find_snapshot
@@ -94,6 +95,11 @@ SCATTERED = {
     "lines": "hello" + "\n" * 3_000 + "there" + "\n \t" * 20_000 + "world",
     "accents": "hello " + "\u0301" * 3_000 + " there " + " ".join("e\u0301a" * 3_000),
     "controls": "a\x1c" * 2_000 + " hello there",
+    "an unknown word": "x" * 20_000 + "! hello there",
+    "unknown words, joined": ("x" * 20_000 + "-") * 3 + "hello there",
+    "a long known word": "hello" * 5_000 + ".there",
+    "letters around an ideograph": "x" * 20_000 + "文" + "x" * 20_000 + " hello",
+    "long words with marks": "a/" * 20_000 + " hello",
 }
 
 
@@ -104,7 +110,33 @@ def test_what_is_cut_reaches_no_tokenizer(over_bytes, alias, text):
     if alias is not None:
         folder = find_snapshot(load_registry(profile="tiny").resolve("embeddings", alias))
     (ids,) = TextTokenizer(folder, 256)([cut_long_text(text, 256).text]).ids
-    assert ids.tolist() == uncut(folder, text, 256)
+    (whole,) = TextTokenizer(folder, 256)([text]).ids
+    assert ids.tolist() == whole.tolist() == uncut(folder, text, 256)
+
+
+@pytest.mark.parametrize("part", ["文", "word ", "word\n"])
+@pytest.mark.parametrize("alias", ["small", "large", None])
+def test_an_endless_text_is_shortened_before_it_is_tokenised(over_bytes, alias, part, monkeypatch):
+    folder = over_bytes
+    if alias is not None:
+        folder = find_snapshot(load_registry(profile="tiny").resolve("embeddings", alias))
+    monkeypatch.setattr(tokenizing, "native_tokenizer", lambda *_: None)  # it stops by itself
+    tokenizer, seen = TextTokenizer(folder, 64), []
+    shorten = tokenizer._shortened
+    monkeypatch.setattr(tokenizer, "_shortened", lambda texts: seen.extend(shorten(texts)) or seen)
+    texts = ["hello", part * (1_000_000 // len(part)), "a " * 1_500, "hello " * 5]
+    found = tokenizer(texts)
+    assert max(map(len, seen)) <= 65 * 64
+    lengths = [
+        len(uncut(folder, text, 10**6)) for text in texts
+    ]  # T5 knows no ideograph: one token
+    assert list(found.cut) == [number for number, length in enumerate(lengths) if length > 64]
+    assert [ids.tolist() for ids in found.ids] == [uncut(folder, text, 64) for text in texts]
+
+
+def test_a_text_of_more_words_than_tokens_fit_is_cut_without_special_tokens_too(snapshot):
+    found = TextTokenizer(snapshot, 1_000)(["hello " * 1_000, "hello " * 1_001])
+    assert (found.ids.lengths, list(found.cut)) == ([1_000, 1_000], [1])
 
 
 SIZE = 200_000
