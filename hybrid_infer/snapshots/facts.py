@@ -11,6 +11,7 @@ from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ModelIntegrityError
 from hybrid_infer.snapshots.modules import Modules, modules_of, works_on_sentences
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
+from hybrid_infer.snapshots.sentence_config import sentence_config, tokenizer_arguments
 from hybrid_infer.snapshots.sizes import Sizes, sizes_of
 from hybrid_infer.snapshots.tensors import safetensors_header, weight_files
 
@@ -32,11 +33,6 @@ _POOLING_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Where sentence-transformers looks for a transformer's limit, in its order.
-_SENTENCE_FILES = tuple(
-    f"sentence_{family}_config.json"
-    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 _UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a limit
 
 
@@ -129,9 +125,13 @@ def _pooling(path: Path, modules: Modules) -> str | None:
 
 
 def _max_seq_length(path: Path, config: dict[str, Any]) -> int | None:
-    """The limit that sentence-transformers would cut at: the stated one, else the lesser of two."""
-    for name in _SENTENCE_FILES:
-        stated = as_whole(read_optional(path / name).get("max_seq_length"))
+    """The limit that sentence-transformers would cut at: the stated one, else the lesser of two.
+
+    Of two that are stated, the tokenizer's argument counts.
+    """
+    argument = tokenizer_arguments(path).get("model_max_length")
+    for value in (argument, sentence_config(path).get("max_seq_length")):
+        stated = as_whole(value)
         if stated is not None:
             return stated
     tokenizer = read_optional(path / "tokenizer_config.json")

@@ -185,3 +185,10 @@ def test_without_a_prompt_there_is_none_to_leave_out(folder):
     change(folder / "1_Pooling" / "config.json", include_prompt=False)
     assert isinstance(encoder_of(folder), PackedEncoder)
     np.testing.assert_allclose(vectors_of(folder), expected(folder), atol=1e-5)
+
+
+def test_a_limit_among_the_tokenizers_arguments(folder):
+    compose(folder, "Pooling", "Normalize")
+    put(folder / "sentence_bert_config.json", {"tokenizer_args": {"model_max_length": 9}})
+    texts = ["one two three " * 20]
+    np.testing.assert_allclose(vectors_of(folder, texts), expected(folder, texts), atol=1e-5)

@@ -21,7 +21,8 @@ JSON_FILES = (
 )
 KEYS = st.sampled_from(
     ["max_seq_length", "max_position_embeddings", "hidden_size", "prompts", "default_prompt_name",
-     "pooling_mode", "word_embedding_dimension", "weight_map", "type", "path", "model_max_length"]
+     "pooling_mode", "word_embedding_dimension", "weight_map", "type", "path", "model_max_length",
+     "tokenizer_args", "processor_kwargs"]
 )  # fmt: skip
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 VALUES = st.recursive(
@@ -77,6 +78,14 @@ def test_a_limit_that_is_not_stated_is_the_lesser_of_positions_and_tokenizer(fol
     assert snapshot_facts(folder).max_seq_length == 514
     (folder / "sentence_roberta_config.json").write_text('{"max_seq_length": 128}')
     assert snapshot_facts(folder).max_seq_length == 128
+
+
+@pytest.mark.parametrize("name", ["tokenizer_args", "processor_kwargs"])
+def test_a_limit_among_the_tokenizers_arguments_comes_before_all_others(folder, name):
+    change(folder, "sentence_bert_config.json", **{name: {"model_max_length": 50}})
+    assert snapshot_facts(folder).max_seq_length == 50
+    change(folder, "sentence_bert_config.json", **{name: {"model_max_length": None}})
+    assert snapshot_facts(folder).max_seq_length == 256
 
 
 def test_poolings_in_both_spellings_and_joined(folder):
