@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hybrid_infer.datatypes.deadline import Clock
 from hybrid_infer.datatypes.long_texts import NEVER_CUT_CHARACTERS, cut_long_text
@@ -14,6 +14,7 @@ from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.embedding.wordpieces import native_tokenizer
 from hybrid_infer.local.native.wordpiece import CUT, REFUSED, WHOLE
 from hybrid_infer.snapshots.reading import read_optional
+from hybrid_infer.snapshots.sentence_config import tokenizer_options
 
 # Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
 # thread of the tokenizer's own pool.
@@ -80,7 +81,7 @@ class TextTokenizer:
         prompt: text put before every input.
 
     Raises:
-        ModelIntegrityError: tokenizer.json is damaged.
+        ModelIntegrityError: tokenizer.json is damaged, or long texts are to lose their beginning.
     """
 
     def __init__(self, path: Path, max_seq_length: int | None, prompt: str = "") -> None:
@@ -92,6 +93,8 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
             raise ModelIntegrityError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
+        if max_seq_length is not None:
+            _check_side(path, self._tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if _lowercases(path):
@@ -143,6 +146,19 @@ class TextTokenizer:
         # One token more than fits, so that the tokenizer itself says what it has cut.
         most = self.max_seq_length + 1
         return [cut_long_text(text, most).text for text in texts]
+
+
+def _check_side(path: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer that cuts at the left: no remote does, so that two vectors would be of one text.
+
+    What transformers is told of counts, else what tokenizer.json says.
+    """
+    stored = tokenizer.truncation or {}
+    if tokenizer_options(path).get("truncation_side", stored.get("direction")) == "left":
+        raise ModelIntegrityError(
+            f"the tokenizer in {path} cuts long texts at their beginning (truncation_side: left); "
+            "remotes cut at the end, so a text would have another vector there"
+        )
 
 
 def _lowercases(path: Path) -> bool:

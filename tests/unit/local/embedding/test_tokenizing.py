@@ -54,6 +54,28 @@ def test_a_damaged_file_is_named(snapshot):
         TextTokenizer(snapshot, 8)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}),
+        ("sentence_bert_config.json", {"tokenizer_args": {"truncation_side": "left"}}),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_tokenizer_that_cuts_at_the_left_is_refused(snapshot, file, content):
+    if content is None:
+        tokenizer = Tokenizer.from_file(str(snapshot / file))
+        tokenizer.enable_truncation(8, direction="left")
+        tokenizer.save(str(snapshot / file))
+    else:
+        (snapshot / file).write_text(json.dumps(content))
+    with pytest.raises(ModelIntegrityError, match="truncation_side: left"):
+        TextTokenizer(snapshot, 8)
+    (snapshot / "tokenizer_config.json").write_text(json.dumps({"truncation_side": "right"}))
+    if file != "sentence_bert_config.json":
+        assert words(TextTokenizer(snapshot, 1)(["hello world"])) == [["hello"]]
+
+
 def test_threads_share_a_tokenizer(snapshot):
     tokenizer = TextTokenizer(snapshot, 4)
     texts = ["hello " * (index % 7) for index in range(1_000)]
