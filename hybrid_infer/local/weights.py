@@ -14,6 +14,7 @@ from torch.nn import functional
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.facts import weight_files
 
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _PROBE_TOLERANCES = {torch.bfloat16: 0.05, torch.float32: 1e-4}
 
 
@@ -44,9 +45,10 @@ class Weights:
         self._tensors: dict[str, Tensor] = {}
         for file in files:
             try:
-                self._tensors.update(load_file(file, device="cpu"))
+                loaded = load_file(file, device="cpu")
             except SafetensorError as error:
                 raise ModelIntegrityError(f"{file} is damaged: {error}") from None
+            self._tensors.update((_name_now(name), tensor) for name, tensor in loaded.items())
         self._prefix = ""
         self._quantize = quantize
 
@@ -65,6 +67,10 @@ class Weights:
         """Forget a prefix that all names may share: the name of the model inside a larger one."""
         if any(name.startswith(prefix) for name in self._tensors):
             self._prefix = prefix
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return self._prefix + name in self._tensors
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """One tensor.
@@ -106,6 +112,14 @@ class Weights:
         """A linear layer without bias, of those that a quantised copy makes smaller."""
         weight = torch.cat([self(f"{name}.weight") for name in names])
         return Linear(weight if self._quantize is None else self._quantize(weight), None)
+
+
+def _name_now(name: str) -> str:
+    """A tensor's name; checkpoints that were made from TensorFlow's call a norm's parts as that did."""
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 class Linear:

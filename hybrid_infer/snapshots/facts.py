@@ -9,6 +9,7 @@ from typing import Any
 
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ConfigError, ModelIntegrityError
+from hybrid_infer.snapshots.architectures import model_config
 from hybrid_infer.snapshots.modules import Modules, modules_of, works_on_sentences
 from hybrid_infer.snapshots.reading import as_whole, read_json, read_mapping, read_optional
 from hybrid_infer.snapshots.sentence_config import sentence_config, tokenizer_arguments
@@ -78,7 +79,7 @@ def snapshot_facts(path: Path) -> SnapshotFacts:
     Raises:
         ModelIntegrityError: a file that is needed is missing or damaged; the message names it.
     """
-    config = read_mapping(path / "config.json")
+    config = model_config(path)
     modules = modules_of(path)
     pooling = _pooling(path, modules)
     headers = [safetensors_header(file) for file in weight_files(path)]

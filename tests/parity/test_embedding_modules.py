@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hybrid_infer.local.embedding.encoders import load_encoder
 from hybrid_infer.local.embedding.encoders.families import PackedEncoder
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.architectures import DEFAULTS
 from hybrid_infer.snapshots.facts import snapshot_facts
 from hybrid_infer.snapshots.resolve import find_snapshot
 
@@ -43,12 +44,17 @@ def dense(folder, seed=0, **values):
     save_file(tensors, folder / "model.safetensors")
 
 
+def copy(alias, folder):
+    """A copy of a seeded model, which a test may change."""
+    path = find_snapshot(load_registry(profile="tiny").resolve("embeddings", alias))
+    shutil.copytree(path, folder)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the seeded MiniLM, which a test may change."""
-    path = find_snapshot(load_registry(profile="tiny").resolve("embeddings", "small"))
-    shutil.copytree(path, tmp_path / "model")
-    return tmp_path / "model"
+    """A copy of the seeded MiniLM."""
+    return copy("small", tmp_path / "model")
 
 
 def compose(folder, *kinds, **options):
@@ -192,3 +198,74 @@ def test_a_limit_among_the_tokenizers_arguments(folder):
     put(folder / "sentence_bert_config.json", {"tokenizer_args": {"model_max_length": 9}})
     texts = ["one two three " * 20]
     np.testing.assert_allclose(vectors_of(folder, texts), expected(folder, texts), atol=1e-5)
+
+
+def leave_out(folder, *keys):
+    config = json.loads((folder / "config.json").read_bytes())
+    put(folder / "config.json", {key: config[key] for key in config if key not in keys})
+
+
+def rename(folder, *names):
+    """Tensors whose names end in the one are called by the other."""
+    tensors = load_file(folder / "model.safetensors")
+    for old, new in names:
+        for name in [name for name in tensors if name.endswith(old)]:
+            tensors[name.removesuffix(old) + new] = tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("alias", ["small", "default"])
+def test_keys_that_a_configuration_leaves_out_are_the_architectures(tmp_path, alias, dtype):
+    folder = copy(alias, tmp_path / "model")
+    leave_out(folder, "layer_norm_eps", "num_attention_heads", "hidden_act")
+    if alias == "small":  # the other has 514
+        leave_out(folder, "max_position_embeddings")
+    assert isinstance(encoder_of(folder), PackedEncoder)
+    assert cosines(vectors_of(folder, dtype=dtype), expected(folder)).min() > 0.999
+
+
+def test_an_inner_size_is_the_architectures_where_it_is_left_out(folder):
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "intermediate" in name or (
+            name.endswith("output.dense.weight") and "attention" not in name
+        ):
+            shape = [3072 if size == 128 else size for size in tensor.shape]
+            tensors[name] = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 50
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    leave_out(folder, "intermediate_size")
+    for dtype in ("float32", "bfloat16"):
+        assert cosines(vectors_of(folder, dtype=dtype), expected(folder)).min() > 0.999
+
+
+def test_a_limit_that_nothing_states_is_the_architectures(folder):
+    (folder / "sentence_bert_config.json").unlink()
+    leave_out(folder, "max_position_embeddings")
+    assert snapshot_facts(folder).max_seq_length == 512
+    texts = ["one two three " * 400]
+    np.testing.assert_allclose(vectors_of(folder, texts), expected(folder, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_norms_under_their_old_names(folder, dtype):
+    whole = vectors_of(folder, dtype=dtype)
+    rename(folder, ("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+    np.testing.assert_array_equal(vectors_of(folder, dtype=dtype), whole)
+    assert cosines(whole, expected(folder)).min() > 0.999
+
+
+def test_an_encoder_may_have_its_words_to_itself(tmp_path):
+    folder = copy("large", tmp_path / "model")
+    whole = vectors_of(folder)
+    rename(folder, ("shared.weight", "encoder.embed_tokens.weight"))
+    np.testing.assert_array_equal(vectors_of(folder), whole)
+    assert cosines(whole, expected(folder)).min() > 0.9999
+
+
+def test_the_defaults_are_those_of_transformers():
+    from transformers import AutoConfig
+
+    for name, defaults in DEFAULTS.items():
+        config = AutoConfig.for_model(name)
+        assert {key: getattr(config, key) for key in defaults} == defaults

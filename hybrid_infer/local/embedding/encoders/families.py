@@ -20,7 +20,8 @@ from hybrid_infer.local.embedding.tokens import Tokens
 from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.recording import Recorder
 from hybrid_infer.local.weights import Weights
-from hybrid_infer.snapshots.facts import SnapshotFacts, read_json
+from hybrid_infer.snapshots.architectures import model_config
+from hybrid_infer.snapshots.facts import SnapshotFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def find_family(path: Path, facts: SnapshotFacts) -> Family | None:
     family = FAMILIES.get(facts.model_type)
     if family is None or not tail.supports(path, facts):
         return None
-    return family if family.supports(read_json(path / "config.json")) else None
+    return family if family.supports(model_config(path)) else None
 
 
 class DirectMeans:
@@ -80,7 +81,7 @@ class PackedEncoder:
         dtype: torch.dtype = getattr(torch, placement.dtype)
         with torch.inference_mode():
             weights = Weights.of_snapshot(path, placement.device, dtype)
-            self._trunk = family.build(weights, read_json(path / "config.json"))
+            self._trunk = family.build(weights, model_config(path))
             self._tail = tail.Tail(path, facts, self._trunk.device, dtype)
         self._means = self._trunk.means if self._tail.is_mean else None
         self.direct: Direct | None = None

@@ -95,7 +95,9 @@ class T5:
 
     def __init__(self, weights: Weights, config: dict[str, Any]) -> None:
         self.device = weights.device
-        self._words = weights("shared.weight")
+        # An encoder alone may have it under the name of its own, which is tied to the other.
+        own, shared = "encoder.embed_tokens.weight", "shared.weight"
+        self._words = weights(own if own in weights and shared not in weights else shared)
         self._bias = RelativeBias(
             weights("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
             num_buckets=config.get("relative_attention_num_buckets", 32),
