@@ -17,11 +17,10 @@ from hybrid_infer.client.checks import (
     checked_number,
 )
 from hybrid_infer.client.extras import checked_passthrough
-from hybrid_infer.client.texts import (
+from hybrid_infer.client.texts import checked_text, checked_texts
+from hybrid_infer.datatypes.long_texts import (
     CHARACTERS_PER_TOKEN,
     NEVER_CUT_CHARACTERS,
-    checked_text,
-    checked_texts,
     cut_long_text,
 )
 from hybrid_infer.datatypes.models import ModelSpec

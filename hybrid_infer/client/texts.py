@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hybrid_infer.datatypes.long_texts import (
-    CHARACTERS_PER_TOKEN,
-    NEVER_CUT_CHARACTERS,
-    cut_long_text,
-)
 from hybrid_infer.errors import InvalidRequestError
-
-__all__ = [
-    "CHARACTERS_PER_TOKEN",
-    "NEVER_CUT_CHARACTERS",
-    "checked_text",
-    "checked_texts",
-    "cut_long_text",
-    "is_plain",
-]
 
 
 def is_plain(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from hybrid_infer import HybridClient, ModelNotDownloadedError
-from hybrid_infer.client.texts import NEVER_CUT_CHARACTERS
+from hybrid_infer.datatypes.long_texts import NEVER_CUT_CHARACTERS
 from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ContextLengthError
 from hybrid_infer.events import ModelLoaded, ModelUnloaded

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_infer.client.texts import cut_long_text
+from hybrid_infer.datatypes.long_texts import cut_long_text
 
 
 def words(count):

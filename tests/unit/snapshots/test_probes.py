@@ -1,6 +1,6 @@
 import re
 
-from hybrid_infer.client.texts import cut_long_text
+from hybrid_infer.datatypes.long_texts import cut_long_text
 from hybrid_infer.snapshots.probes import CANARY_PROBES, PROBES, probes_digest
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from hybrid_infer.client.texts import cut_long_text
+from hybrid_infer.datatypes.long_texts import cut_long_text
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.local.embedding import tokenizing
 from hybrid_infer.local.embedding.tokenizing import TextTokenizer
