@@ -232,9 +232,10 @@ def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
         one.gate.set()
     scheduler = Scheduler("test", runners, slowly)
     crowd = [job(1, 5) for _ in range(CROWD)]
-    for one in crowd:
-        one.texts.num_characters = 20_000  # so that a slice holds one
+    for one in crowd:  # two a slice: what is tokenised alone is the first lane's to compute
+        one.texts.num_characters = 16_000
     scheduler._ensure_threads(needs_thread=False)
+    until(lambda: all(lane.is_waiting for lane in scheduler._lanes))
     with scheduler._lock:
         for one in crowd:
             scheduler._live.admit(one)
