@@ -23,7 +23,7 @@ try:
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable
     from langchain_core.utils.function_calling import convert_to_openai_tool
-    from pydantic import Field, PrivateAttr
+    from pydantic import Field
 
     from hybrid_infer.adapters.langchain_answers import chunk_of, result_of, tool_choice_of
 except ImportError as missing:
@@ -97,15 +97,14 @@ class ChatHybridInfer(BaseChatModel):
     route: str | None = None
     deadline: float | None = None
 
-    _known_clients: Clients | None = PrivateAttr(default=None)
-
     @property
     def _clients(self) -> Clients:
         """Those of the fields, which a copy of the model, or whoever assigns to them, may change."""
         with _CHANGES:
-            known = self._known_clients
+            # No attribute of the model: what it has made for itself tells it from no other.
+            known: Clients | None = self.__dict__.get("_known_clients")
             if known is None or not known.are_of(self.client, self.async_client):
-                known = self._known_clients = Clients(self.client, self.async_client)
+                known = self.__dict__["_known_clients"] = Clients(self.client, self.async_client)
             return known
 
     def get_token_ids(self, text: str) -> list[int]:

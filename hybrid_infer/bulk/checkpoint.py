@@ -99,6 +99,7 @@ class Checkpoint:
             known, end = [], 0
         self._journal.truncate(end)
         if not known:
+            self._remove_parts()
             self._append({"version": VERSION, "identity": identity})
             sync(self.folder.parent)
             return
@@ -109,6 +110,12 @@ class Checkpoint:
                 f"{RESTART}, or name another output"
             )
         self.windows = known[1:]
+
+    def _remove_parts(self) -> None:
+        """Nothing counts them, and none of this run may be taken for one of theirs."""
+        for path in self.folder.iterdir():
+            if path.name != JOURNAL:
+                path.unlink()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         self._journal.write(json.dumps(entry).encode() + b"\n")

@@ -147,7 +147,11 @@ class Parquet:
         table = arrow.table_of(rows)
         schema = arrow.unified(self._schema, table)
         if self._schema is not None and schema != self._schema:
-            arrow.check_fit(sorted(path.parent.glob(f"*{self.suffix}")), self._schema, schema)
+            parts = sorted(path.parent.glob(f"*{self.suffix}"))
+            earlier = [
+                part for part in parts if part.name < path.name
+            ]  # a kill may have left it torn
+            arrow.check_fit(earlier, self._schema, schema)
         table = arrow.with_vectors(table, vectors)
         arrow.write_part(path, table)
         if self._schema is None:  # the first part of all

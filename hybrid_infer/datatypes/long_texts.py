@@ -73,7 +73,11 @@ class _Patterns(NamedTuple):
 def _patterns() -> _Patterns:
     blanks = _ranges(lambda char: char in "\t\n\r" or category(char)[0] == "Z")
     dropped = _ranges(
-        lambda char: category(char) in ("Cc", "Cf", "Cn", "Co", "Mn") or char in _TAKEN_FOR_BLANKS
+        lambda char: (
+            category(char)[0] == "M"
+            or category(char) in ("Cc", "Cf", "Cn", "Co")
+            or char in _TAKEN_FOR_BLANKS
+        )
     )
     dropped += "\U000e0000-\U0010ffff"
     marks = _ranges(lambda char: char in string.punctuation or category(char)[0] == "P")
@@ -160,11 +164,18 @@ class _Reader:
         return None
 
     def _shortened(self, gap: str) -> str:
-        """As much of what is between two words; a blank in the rest still separates them."""
+        """As much of what is between two words; a blank in the rest still separates them.
+
+        Of what the beginning does not have, nobody knows whether it is dropped, too: it stays.
+        """
         if len(gap) <= self._most:
             return gap
-        separates = _patterns().blank.search(gap, self._most)
-        return gap[: self._most] + (" " if separates else "")
+        blank, kept, rest = _patterns().blank, gap[: self._most], gap[self._most :]
+        if set(rest) <= set(kept):
+            return kept + (" " if blank.search(rest) else "")
+        # From the beginning of each run of blanks only, or many of them took time without end.
+        one = blank.pattern
+        return re.sub(f"(?<!{one})({one}{{{self._most}}}){one}+", r"\1 ", gap)
 
 
 def _makes_a_token(solid: str) -> bool:

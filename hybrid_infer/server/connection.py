@@ -170,7 +170,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._stop_parsing(TOO_MANY)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         super().on_headers_complete()
-        kind = PlainExit if self.scope["http_version"] == "1.0" else Exit
+        kind = Exit
+        if self.scope["http_version"] == "1.0":
+            kind = PlainExit
+            self.cycle.waiting_for_100_continue = False  # which 1.0 does not know: RFC 9110, 10.1.1
         self.cycle.transport = cast("Transport", kind(self.transport, self.loop, self.end))
         self._read_on()
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hybrid_infer.server.app import new_app
@@ -18,7 +19,8 @@ from hybrid_infer.server.options import ServerOptions
 # Requests in progress are many objects and no garbage. To look for cycles whenever there are 700 more,
 # as Python does by itself, took a quarter of the event loop's time beside real batches.
 OBJECTS_PER_COLLECTION = 50_000
-OWN_THREADS = "hybrid-infer"  # how the names of those begin that load and compute
+# How the names of those threads begin that load and compute.
+OWN_THREADS = ("hybrid-infer-load", "hybrid-infer-embed", "hybrid-infer-chat")
 
 
 def run(
@@ -52,6 +54,7 @@ def _leave() -> None:
     The interpreter's own end would unwind such a thread within torch, which aborts the process.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(0)

@@ -150,7 +150,10 @@ def _begun(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """
     for _ in range(MOST_TRIES):
         draft = _beside(target)
-        descriptor = make(draft)
+        try:
+            descriptor = make(draft)
+        except FileNotFoundError:  # taken away before it was open
+            continue
         if _hold(descriptor) and draft.exists():
             return draft, descriptor
         os.close(descriptor)

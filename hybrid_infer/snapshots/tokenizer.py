@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_infer.datatypes.models import ModelSpec
-from hybrid_infer.errors import ModelNotDownloadedError
+from hybrid_infer.errors import ModelIntegrityError, ModelNotDownloadedError
 from hybrid_infer.snapshots.resolve import find_snapshot
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def find_tokenizer(spec: ModelSpec) -> Tokenizer:
 def _read(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
+        raise ModelIntegrityError(f"{path} is damaged: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

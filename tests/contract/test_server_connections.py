@@ -171,6 +171,15 @@ class TestOldClients:
         texts = [json.loads(event.removeprefix(b"data: "))["choices"] for event in events]
         assert "another" in "".join(text[0]["delta"].get("content") or "" for text in texts if text)
 
+    def test_nobody_is_told_to_continue(self, relaying, remote):
+        remote.reset()
+        asked = self.old(chat(stream=True)).replace(b"\r\n", b"\r\nExpect: 100-continue\r\n", 1)
+        with Raw(relaying.port) as client:
+            client.send(asked)
+            answer = client.file.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"data: [DONE]\n\n")
+
     @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nowhere"])
     def test_any_other_answer_is_whole_and_the_last(self, raw, path):
         raw.send(self.old(head(path, method="GET")))

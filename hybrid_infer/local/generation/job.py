@@ -34,6 +34,9 @@ class End:
 
 Emit = Callable[[ChatPart | End], None]
 
+# To which a default shrinks for want of memory; for want of room in the window, to any number.
+LEAST_NEW_TOKENS = 256
+
 
 class ChatJob:
     """One request on its way through the decoding loop.
@@ -114,8 +117,10 @@ class ChatJob:
         may_shrink = self.request.max_tokens_is_default
         name = self.request.spec.name
         room = room_left(num_tokens, asked, context_length, may_shrink=may_shrink, name=name)
-        # Where not even the prompt fits, the schedule says so, with all numbers.
-        return min(room, max(1, most_places - num_tokens)) if may_shrink else room
+        if not may_shrink:
+            return room
+        # Where so few do not fit, the schedule refuses it, with all numbers, and another target may serve.
+        return min(room, max(LEAST_NEW_TOKENS, most_places - num_tokens))
 
     @property
     def is_greedy(self) -> bool:

@@ -182,10 +182,12 @@ class DecodeLoop:
         size = self._schedule.prefill_size(
             left, is_alone=not self._batch.num_answers, is_mixed=self._decoder.mixes
         )
-        started = self._clock()
+        started, progress = self._clock(), self._batch.progress
         beside = self._batch.prefill(size)
         seconds = self._clock() - started
-        return left - self._batch.prompt_tokens_left, seconds, beside
+        has_computed = self._batch.progress > progress  # else all have failed, and teach nothing
+        read = left - self._batch.prompt_tokens_left if has_computed else 0
+        return read, seconds, beside
 
     # Ending ----------------------------------------------------------------------------------
 

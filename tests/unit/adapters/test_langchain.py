@@ -281,3 +281,10 @@ def test_no_client_is_serialised(client):
     model = ChatHybridInfer(client=client, **OPTIONS)
     assert "client" not in model.model_dump()
     assert model._identifying_params == {"model": "small", "max_tokens": 8, "temperature": 0}
+
+
+def test_a_model_is_equal_to_its_like_used_or_not(client):
+    used, fresh = (ChatHybridInfer(model="small", client=client) for _ in range(2))
+    assert used == fresh
+    used.get_num_tokens("some text")
+    assert used == fresh

@@ -1,9 +1,11 @@
 """Runs that were cut short, and what may go on with them."""
 
 import io
+import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hybrid_infer import HybridClient
@@ -141,6 +143,29 @@ def test_the_same_name_with_other_weights_does_not_go_on(jsonl, tmp_path, monkey
     stage(folder, spec)
     assert run().resumed_windows == 3
     assert np.load(tmp_path / "out.npy").shape == (50, 384)
+
+
+@pytest.mark.parametrize("left_by", ["another input", "a kill"])
+def test_what_no_run_counts_is_never_looked_at(embed_file, tmp_path, monkeypatch, left_by):
+    """Parts that lie beside the journal: of a run that was thrown away, or torn."""
+
+    def rows(name, values):
+        lines = (json.dumps({"id": value, "text": f"text {value}"}) + "\n" for value in values)
+        (tmp_path / name).write_text("".join(lines))
+        return tmp_path / name
+
+    numbers = rows("numbers.jsonl", [1, 2, 1.5, 2.5])
+    begun = numbers if left_by == "a kill" else rows("names.jsonl", ["s0", "s1", "s2", "s3"])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)  # the second part is written, and not counted
+        with pytest.raises(Stopped):
+            embed_file(begun, "out.parquet", window_texts=2)
+    torn = tmp_path / ".out.parquet.parts" / "00000001.arrow"
+    if left_by == "a kill":
+        torn.write_bytes(torn.read_bytes()[:300])
+    embed_file(numbers, "out.parquet", window_texts=2, restart=left_by == "another input")
+    found = pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()
+    assert found == [1.0, 2.0, 1.5, 2.5]
 
 
 def test_a_journal_that_a_full_disk_cut_short_is_let_go_of(tmp_path):

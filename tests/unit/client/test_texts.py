@@ -48,6 +48,32 @@ def test_what_may_be_dropped_is_no_word_and_no_part_of_one():
     assert cut_long_text(inner, 256) == ("hel" + "\u00ad" * (256 * 64) + "lo", False)
 
 
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (" " * 20_000 + "\u00adhello", " \u00adhello"),
+        ("hi" + "\n" * 20_000 + "\u06dd x", "\n \u06dd x"),
+        ("a" + "\u0301" * 20_000 + " \u0301b", "\u0301 \u0301b"),
+    ],
+)
+def test_what_one_tokenizer_drops_and_another_does_not_stays_behind_long_blanks(text, end):
+    cut, is_truncated = cut_long_text(text, 256)
+    assert not is_truncated
+    assert cut.endswith(end)
+
+
+def test_words_of_nothing_but_vowel_signs_are_cut_too():
+    cut, _ = cut_long_text("\u0903 " * 2_000_000, 256)
+    assert len(cut) <= 256 * 64 + 1
+
+
+def test_many_runs_of_blanks_take_no_longer_than_they_are():
+    text = (" " * 16_000 + "\u00ad") * 20 + "\u06dd" + " " * 20_000 + "b"
+    cut, _ = cut_long_text(text, 256)
+    assert cut.endswith(" b")
+    assert len(cut) < len(text)
+
+
 def test_controls_separate_no_words():
     text = "a\x1cb\x0bc\x85" * 1_000 + " end"
     assert cut_long_text(text, 256) == (text, False)

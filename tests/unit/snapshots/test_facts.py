@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hybrid_infer.datatypes.models import ModelSpec
 from hybrid_infer.errors import ModelIntegrityError
 from hybrid_infer.snapshots.facts import check_assertions, complete_spec, snapshot_facts
+from hybrid_infer.snapshots.tokenizer import find_tokenizer
 
 JSON_FILES = (
     "config.json",
@@ -108,3 +110,14 @@ def test_a_pooling_that_is_asserted_must_be_there(folder, pinned):
     (folder / "modules.json").write_text(json.dumps([modules[0], modules[2]]))
     with pytest.raises(ModelIntegrityError, match="pooling 'mean'"):
         check_assertions(pinned, snapshot_facts(folder))
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--org--mine" / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{")
+    spec = ModelSpec("chat", None, "org/mine", "a" * 40)
+    monkeypatch.setattr("hybrid_infer.snapshots.tokenizer.find_snapshot", lambda _: folder)
+    with pytest.raises(ModelIntegrityError, match=r"tokenizer\.json is damaged"):
+        find_tokenizer(spec)

@@ -304,6 +304,20 @@ def test_a_draft_that_others_take_away_before_it_is_held_is_made_anew(tmp_path, 
     assert (len(taken), names(tmp_path)) == (1, ["x"])
 
 
+def test_a_folder_that_is_taken_away_before_it_is_open_is_made_anew(tmp_path, monkeypatch):
+    make, lost = drafts.Path.mkdir, []
+
+    def mkdir(path, *args, **kwargs):
+        make(path, *args, **kwargs)
+        if path.name.startswith(".x.") and not lost:
+            lost.append(path)
+            path.rmdir()
+
+    monkeypatch.setattr(drafts.Path, "mkdir", mkdir)
+    drafts.place_whole(tmp_path / "x", lambda folder: None, is_usable=lambda _: True)
+    assert (len(lost), names(tmp_path)) == (1, ["x"])
+
+
 def test_where_every_draft_is_taken_away_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(drafts, "_hold", lambda _: False)
     with pytest.raises(LocalEngineError, match="others take every draft away"):

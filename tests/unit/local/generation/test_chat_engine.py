@@ -399,6 +399,7 @@ def test_a_dying_thread_answers_its_callers_though_its_device_does_not(
 
 def test_a_default_of_new_tokens_makes_do_with_the_memory_there_is(make_engine, monkeypatch):
     monkeypatch.setattr(FakePrompter, "context_length", 5000)
+    monkeypatch.setattr("hybrid_infer.local.generation.job.LEAST_NEW_TOKENS", 10)
     engine, most = make_engine(cache_tokens=500), SIZE * 3
     prompt = "a" * (most - 10)
     caller = Caller(engine, prompt, max_tokens=2000, max_tokens_is_default=True)
@@ -407,7 +408,7 @@ def test_a_default_of_new_tokens_makes_do_with_the_memory_there_is(make_engine, 
     with pytest.raises(InsufficientMemoryError, match="ask for fewer max_tokens"):
         Caller(engine, prompt, max_tokens=2000).result()
     with pytest.raises(InsufficientMemoryError, match="385 tokens"):
-        Caller(engine, "a" * most, max_tokens=2000, max_tokens_is_default=True).result()
+        Caller(engine, prompt + "a", max_tokens=2000, max_tokens_is_default=True).result()
 
 
 def test_a_prompt_that_is_too_long_keeps_nobody_up(make_engine):
