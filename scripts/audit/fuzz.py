@@ -168,6 +168,7 @@ def bodies() -> Target:
 
     from hybrid_infer.errors import InvalidRequestError
     from hybrid_infer.server.bodies import check_depth, parsed
+    from hybrid_infer.server.errors import RefusedError
     from hybrid_infer.server.schemas import ChatBody, EmbeddingsBody
 
     def run(data: bytes) -> None:
@@ -181,7 +182,7 @@ def bodies() -> Target:
             try:
                 check_depth(document, 16)
                 parsed(document, kind)
-            except InvalidRequestError:
+            except (InvalidRequestError, RefusedError):
                 continue
 
     return run
