@@ -132,7 +132,7 @@ GIANT_CHARACTERS = 5_000_000
 
 def cut_giants(peer: Any) -> dict[str, float]:
     """Median seconds from a text of 5 million characters to its tokens, by kind of text."""
-    from hybrid_infer.client.texts import cut_long_text
+    from hybrid_infer.datatypes.long_texts import cut_long_text
 
     medians = {}
     for kind, part in GIANTS.items():
