@@ -148,9 +148,8 @@ class Parquet:
         schema = arrow.unified(self._schema, table)
         if self._schema is not None and schema != self._schema:
             parts = sorted(path.parent.glob(f"*{self.suffix}"))
-            earlier = [
-                part for part in parts if part.name < path.name
-            ]  # a kill may have left it torn
+            # A kill may have left one of this name, torn.
+            earlier = [part for part in parts if part.name < path.name]
             arrow.check_fit(earlier, self._schema, schema)
         table = arrow.with_vectors(table, vectors)
         arrow.write_part(path, table)

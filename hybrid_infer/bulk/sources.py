@@ -220,9 +220,8 @@ def _csv_rows(file: str, lines: _Lines, column: str) -> Iterator[Row]:
             # What is not UTF-8 becomes lone surrogates, which make their row a bad one.
             yield line.decode("utf-8", "surrogateescape")
 
-    csv.field_size_limit(
-        max(MOST_FIELD_CHARACTERS, csv.field_size_limit())
-    )  # it has but one, for all
+    # It has but one limit, for all who read.
+    csv.field_size_limit(max(MOST_FIELD_CHARACTERS, csv.field_size_limit()))
     reader = csv.reader(decoded(), strict=True)
     header = _csv_header(file, reader, column)
     while True:

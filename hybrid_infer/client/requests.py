@@ -36,9 +36,8 @@ _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning"}
 )
 _EMPTY_FIELDS = frozenset({"audio", "function_call"})  # of OpenAI's, null in every answer of text
-_STREAM_OPTIONS = frozenset(
-    {"include_usage", "include_obfuscation"}
-)  # the latter changes no answer
+# Of these, include_obfuscation changes no answer.
+_STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 _STREAM_ERROR_CHOICES = ("continue", "raise")
 
 

@@ -24,17 +24,29 @@ def find_tokenizer(spec: ModelSpec) -> Tokenizer:
     path = find_snapshot(spec) / "tokenizer.json"
     if not path.is_file():
         raise ModelNotDownloadedError(f"{spec.name}: there is no tokenizer.json in {path.parent}")
-    return _read(path)
+    return _whole(path)
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
-        raise ModelIntegrityError(f"{path} is damaged: {error}") from None
+def _whole(path: Path) -> Tokenizer:
+    tokenizer = read_tokenizer(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer of one's own, which may be changed.
+
+    Args:
+        path: its tokenizer.json.
+
+    Raises:
+        ModelIntegrityError: the file is damaged.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
+        raise ModelIntegrityError(f"{path} is damaged: {error}") from None

@@ -15,6 +15,7 @@ from hybrid_infer.local.embedding.wordpieces import native_tokenizer
 from hybrid_infer.local.native.wordpiece import CUT, REFUSED, WHOLE
 from hybrid_infer.snapshots.reading import read_optional
 from hybrid_infer.snapshots.sentence_config import tokenizer_options
+from hybrid_infer.snapshots.tokenizer import read_tokenizer
 
 # Up to here a text alone is tokenised under the interpreter's lock: that takes less than to wake a
 # thread of the tokenizer's own pool.
@@ -85,14 +86,10 @@ class TextTokenizer:
     """
 
     def __init__(self, path: Path, max_seq_length: int | None, prompt: str = "") -> None:
-        from tokenizers import Tokenizer
         from tokenizers.normalizers import Lowercase
         from tokenizers.normalizers import Sequence as Steps
 
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a damaged file
-            raise ModelIntegrityError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
+        self._tokenizer = read_tokenizer(path / "tokenizer.json")
         if max_seq_length is not None:
             _check_side(path, self._tokenizer)
         self._tokenizer.no_padding()

@@ -150,10 +150,8 @@ class RowCache:
 def _borders(config: Any) -> frozenset[int]:
     """The lengths beyond which positions are turned otherwise (LongRoPE: Ding et al. 2024)."""
     rope = getattr(config, "rope_parameters", None) or {}
-    ropes = [
-        rope,
-        *(part for part in rope.values() if isinstance(part, dict)),
-    ]  # one a kind of layer
+    # One for all layers, or one for each kind of them.
+    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     return frozenset(
         part["original_max_position_embeddings"]
         for part in ropes

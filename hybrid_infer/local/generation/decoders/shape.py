@@ -67,9 +67,8 @@ class Shape:
         """Read it from a config.json. Phi-3's checkpoints have projections fused, Llama's have not."""
         is_fused = config["model_type"] == "phi3"
         num_heads, width = config["num_attention_heads"], config["hidden_size"]
-        window = (
-            config.get("sliding_window") if is_fused else None
-        )  # Llama has none, whatever it says
+        # Llama has none, whatever its configuration says.
+        window = config.get("sliding_window") if is_fused else None
         return cls(
             width=width,
             inner=config["intermediate_size"],

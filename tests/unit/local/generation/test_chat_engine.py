@@ -257,13 +257,14 @@ def test_many_come_and_go_and_each_gets_its_own(make_engine, decoder):
     assert not decoder.rows
 
 
-def test_an_error_is_that_of_the_row_that_causes_it(make_engine, decoder):
-    def trouble(rows):
-        if any(POISON in row for row in rows):
-            raise RuntimeError("boom")
+def fail_on_poison(rows):
+    if any(POISON in row for row in rows):
+        raise RuntimeError("boom")
 
+
+def test_an_error_is_that_of_the_row_that_causes_it(make_engine, decoder):
     engine = make_engine()
-    decoder.trouble = trouble
+    decoder.trouble = fail_on_poison
     decoder.gate.clear()
     callers = [Caller(engine, text) for text in ("a", "b", "!c", "d", "e")]
     decoder.gate.set()
@@ -273,12 +274,8 @@ def test_an_error_is_that_of_the_row_that_causes_it(make_engine, decoder):
 
 
 def test_errors_are_no_progress(make_engine, decoder):
-    def trouble(rows):
-        if any(POISON in row for row in rows):
-            raise RuntimeError("boom")
-
     engine = make_engine()
-    decoder.trouble = trouble
+    decoder.trouble = fail_on_poison
     for text in ("!", "%", "!", "%"):  # when one ends, the step of the one before it is over
         with pytest.raises(LocalEngineError):
             Caller(engine, text).result()
