@@ -342,13 +342,19 @@ def test_a_short_request_behind_large_ones_is_soon_served(fills_batches):
 
         def run(self, batch, *, normalize):
             super().run(batch, normalize=normalize)
-            batches.append(len(batch))
-            until(lambda: is_enough_ahead() or short.done())
+            if not short.done():
+                batches_before.append(batch)
+            until(lambda: short.done() or (is_enough_ahead() and not is_in_hand()))
 
     def is_enough_ahead():
         return scheduler._window.tokens >= scheduler._lanes.tokens_ahead()
 
-    lanes, batches = [Slow() for _ in range(3)], []
+    def is_in_hand():
+        """Others are not to overtake a thread that tokenises it and gets no core."""
+        with scheduler._lock:
+            return any(short in jobs for jobs in scheduler._busy_with.values())
+
+    lanes, batches_before = [Slow() for _ in range(3)], []
     scheduler = Scheduler("test", lanes, tokenize, fills_batches=fills_batches)
     large = [job(100, 2_100) for _ in range(CROWD)]  # slices larger than what is wanted ahead
     for one in large:
@@ -359,7 +365,7 @@ def test_a_short_request_behind_large_ones_is_soon_served(fills_batches):
     for one in lanes:
         one.gate.set()
     short.result(PATIENCE_SECONDS)
-    assert len(batches) <= 100, "of 800"
+    assert len(batches_before) <= 20, "of 800"
     for one in large:
         one.cancel()
     scheduler.close()
