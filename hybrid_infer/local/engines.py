@@ -119,9 +119,9 @@ class Engines:
         self, spec: ModelSpec, deadline: Deadline
     ) -> Generator[Answer[None], None, Lease[AnyEngine]]:
         """The steps of `lease`: whoever drives it waits for each load; whoever gives up closes it."""
-        while (other := self._other_load(spec)) is not None:
-            yield _ended(other)
-        lease = self._leased(spec)
+        while (lease := self._leased(spec)) is None:
+            if (other := self._other_load(spec)) is not None:
+                yield _ended(other)
         if not lease.future.done():
             try:
                 yield _ended(lease.future)
@@ -141,25 +141,32 @@ class Engines:
                 lease.release()
         return None
 
-    def _leased(self, spec: ModelSpec) -> Lease[AnyEngine]:
-        own = self._keys(spec)[0]
-        return self._lease_of_loaded(spec) or self._pool.lease(own, self._loader(spec, own))
+    def _leased(self, spec: ModelSpec) -> Lease[AnyEngine] | None:
+        """A lease of what is loaded or on its way, or of a new load; None if the other place is due."""
+        lease, own = self._lease_of_loaded(spec), self._keys(spec)[0]
+        if lease is None:
+            lease = self._pool.lease(own, self._loader(spec, own), lambda: self._is_other_due(spec))
+        return lease
 
     def _other_load(self, spec: ModelSpec) -> Answer[AnyEngine] | None:
         """The load of another alias that may turn out to serve this one too."""
-        key, other = self._keys(spec)
-        if self._loaded(spec)[0] is not None or self._pool.underway(key) is not None:
-            return None
-        return self._pool.underway(other)
+        return self._pool.underway(self._keys(spec)[1])
+
+    def _is_other_due(self, spec: ModelSpec) -> bool:
+        """Whether another alias's engine serves this one, or may once it is loaded."""
+        engine = self._pool.loaded(self._keys(spec)[1])
+        is_loaded = engine is not None and _may_serve(spec, engine)
+        return is_loaded or self._other_load(spec) is not None
 
     # Loading ---------------------------------------------------------------------------------
 
     def _loader(self, spec: ModelSpec, key: Key) -> Load[AnyEngine]:
         return lambda loading: self._load_now(spec, key, loading)
 
-    def _load(self, spec: ModelSpec) -> Answer[AnyEngine]:
+    def _load(self, spec: ModelSpec) -> Answer[AnyEngine] | None:
+        """The load of `spec`, or None if another alias's engine is due."""
         own = self._keys(spec)[0]
-        return self._pool.request(own, self._loader(spec, own))
+        return self._pool.request(own, self._loader(spec, own), lambda: self._is_other_due(spec))
 
     def _load_now(self, spec: ModelSpec, key: Key, loading: Loading) -> AnyEngine:
         from hybrid_infer.local.loading import load_engine
@@ -206,17 +213,18 @@ class Engines:
             HybridInferError: see `load_engine`.
         """
         self.shelf.forget(spec)
-        while (other := self._other_load(spec)) is not None:
+        while (load := self._load(spec)) is None:
+            if (other := self._other_load(spec)) is None:  # it is loaded
+                return
             _ended(other).result()
-        if self._loaded(spec)[0] is None:
-            self._load(spec).result()
+        load.result()
 
     def preload(self, spec: ModelSpec) -> None:
         """Start loading `spec` in the background, unless that has failed within the last minute.
 
         A failure shows when `spec` is asked for, which tries again.
         """
-        if self._loaded(spec)[0] is not None or self._other_load(spec) is not None:
+        if self._loaded(spec)[0] is not None:
             return
         failed_at = self._pool.occupancy(self._keys(spec)[0]).failed_at
         if failed_at is None or self._clock() - failed_at >= RETRY_PRELOAD_SECONDS:

@@ -17,16 +17,7 @@ from hybrid_infer.errors import (
     OverloadedError,
 )
 from hybrid_infer.local.answer import Answer
-from hybrid_infer.local.entries import (
-    Decide,
-    EngineT,
-    Entry,
-    Key,
-    Lease,
-    Load,
-    Loading,
-    Occupancy,
-)
+from hybrid_infer.local.entries import Decide, EngineT, Entry, Key, Lease, Load, Loading, Occupancy
 from hybrid_infer.local.eviction import Resident, expired, next_victim
 from hybrid_infer.local.freeing import forget_frames, free_memory
 from hybrid_infer.local.making_room import OtherClaims, find_room
@@ -34,6 +25,7 @@ from hybrid_infer.local.placement import Placement
 from hybrid_infer.local.timers import StartTimer, Timer, start_daemon_timer
 
 OnUnload = Callable[[Key, str], None]
+Unless = Callable[[], bool]  # bool itself never says so
 
 
 class ModelPool(Generic[EngineT]):
@@ -97,15 +89,18 @@ class ModelPool(Generic[EngineT]):
 
     # Lending ---------------------------------------------------------------------------------
 
-    def lease(self, key: Key, load: Load[EngineT]) -> Lease[EngineT]:
+    def lease(self, key: Key, load: Load[EngineT], unless: Unless = bool) -> Lease[EngineT] | None:
         """A lease of the engine; starts `load` on a thread unless one is under way or done.
+
+        `unless` is asked under the lock before that: if it says so, nothing is started, and it is None.
 
         Raises:
             EngineClosedError: the pool is closed, or was used before a fork.
             OverloadedError: the system has no thread left.
         """
         with self._lock_unless_inherited():
-            return self._lend(self._found(key, load))
+            entry = self._found(key, load, unless)
+            return None if entry is None else self._lend(entry)
 
     def lease_loaded(self, key: Key) -> Lease[EngineT] | None:
         """A lease of the engine if it is loaded, else None; raises as `lease` does."""
@@ -113,13 +108,16 @@ class ModelPool(Generic[EngineT]):
             entry = self._entries.get(key)
             return None if entry is None or entry.engine is None else self._lend(entry)
 
-    def request(self, key: Key, load: Load[EngineT]) -> Answer[EngineT]:
+    def request(
+        self, key: Key, load: Load[EngineT], unless: Unless = bool
+    ) -> Answer[EngineT] | None:
         """A future of the engine, which may leave at any time; loads and raises as `lease` does.
 
         A failed load is not repeated for those who waited: the next request tries again.
         """
         with self._lock_unless_inherited():
-            return self._found(key, load).future
+            entry = self._found(key, load, unless)
+            return None if entry is None else entry.future
 
     def _lend(self, entry: Entry[EngineT]) -> Lease[EngineT]:
         def release() -> None:
@@ -142,12 +140,14 @@ class ModelPool(Generic[EngineT]):
             self._owner = os.getpid()
         return self._lock
 
-    def _found(self, key: Key, load: Load[EngineT]) -> Entry[EngineT]:
+    def _found(self, key: Key, load: Load[EngineT], unless: Unless) -> Entry[EngineT] | None:
         """What is loaded or on its way under a key, after `load` has been started if need be."""
         if self._is_closed:
             raise EngineClosedError("the client is closed")
         now, entry = self._clock(), self._entries.get(key)
         if entry is None or (entry.future.done() and entry.engine is None):
+            if unless():
+                return None
             entry = self._entries[key] = Entry(Answer(), now, now)
             self._start(key, entry, load)
         entry.last_used = now

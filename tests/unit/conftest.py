@@ -1,3 +1,7 @@
+"""What tests of single parts share."""
+
+import threading
+
 import numpy as np
 import pytest
 
@@ -52,6 +56,18 @@ WRONG = {
     "permuted numbers": of_permuted_numbers,
     "permuted texts": of_permuted_texts,
 }
+
+
+@pytest.fixture
+def until():
+    """Waits for what another thread does, where nothing tells of it; pytest's own limit ends it."""
+
+    def wait(is_so):
+        pause = threading.Event()
+        while not is_so():
+            pause.wait(0.001)
+
+    return wait
 
 
 @pytest.fixture

@@ -86,7 +86,8 @@ class DecodeLoop:
             if self._is_closed:
                 raise EngineClosedError("the local engine is closed")
             self._watchdog.refuse_if_stuck("step")
-            self._schedule.check_room(len(self._unprepared) + len(self._schedule))
+            is_preparing = self._preparing is not None
+            self._schedule.check_room(len(self._unprepared) + is_preparing + len(self._schedule))
             self._crew.ensure("prepare", self._prepare_next)
             self._crew.ensure("decode", self._step)
             self._live[job] = None

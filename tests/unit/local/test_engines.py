@@ -125,6 +125,29 @@ def test_asked_at_the_same_time_they_still_load_once(engines, events):
     assert len([event for event in events if isinstance(event, ModelLoaded)]) == 1
 
 
+@pytest.mark.parametrize("begin", ["preload", "warm"])
+@pytest.mark.parametrize("use", ["lease", "warm"])
+def test_a_load_that_begins_once_somebody_has_looked_is_shared(
+    engines, events, monkeypatch, begin, use
+):
+    look = engines._pool.lease if use == "lease" else engines._pool.request
+    others = [DEFAULT]
+
+    def late(*arguments):
+        if others:
+            getattr(engines, begin)(others.pop())
+        return look(*arguments)
+
+    monkeypatch.setattr(engines._pool, look.__name__, late)
+    if use == "lease":
+        with engines.lease(ALLOWING, soon()) as engine:
+            assert engine.provenance.quantization is None
+    else:
+        engines.warm(ALLOWING)
+    engines.warm(DEFAULT)
+    assert len([event for event in events if isinstance(event, ModelLoaded)]) == 1
+
+
 @needs_torchao
 def test_a_quantised_copy_serves_only_the_alias_that_allows_it(engines, machine):
     machine(needed(DEFAULT) - 1)
@@ -190,7 +213,7 @@ def test_a_model_leaves_for_another_and_comes_back(events):
     engines.close()
 
 
-def test_a_stream_keeps_its_model_until_it_ends_or_is_closed(events):
+def test_a_stream_keeps_its_model_until_it_ends_or_is_closed(events, monkeypatch):
     backend = LocalBackend(
         settings=Settings(memory=MemorySettings(budget_bytes=needed(SMALL) + 1000)),
         device="cpu",
@@ -201,8 +224,13 @@ def test_a_stream_keeps_its_model_until_it_ends_or_is_closed(events):
     request = ChatRequest(DEFAULT, hello, max_tokens=200, temperature=0)
     stream = backend.stream(request, soon())
     next(stream)
+    (entry,) = backend._engines._pool._entries.values()
+    decoder, gate = entry.engine._loop._decoder, threading.Event()
+    decode = decoder.decode
+    monkeypatch.setattr(decoder, "decode", lambda *step: gate.wait(60) and decode(*step))
     with pytest.raises(InsufficientMemoryError):
         backend.warm(SMALL)
+    gate.set()
     parts = list(stream)
     assert parts[-1].usage or parts[-1].choices[0].finish_reason
     backend.warm(SMALL)

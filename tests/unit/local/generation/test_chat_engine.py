@@ -247,13 +247,17 @@ def test_a_short_answer_does_not_wait_for_a_long_one(make_engine, decoder):
     assert max(decoder.steps) == 2  # they shared steps
 
 
-def test_many_come_and_go_and_each_gets_its_own(make_engine, decoder):
+def test_many_come_and_go_and_each_gets_its_own(make_engine, decoder, until):
     engine = make_engine(rows=5)
+    decoder.gate.clear()
     letters = random.Random(7).choices("abcdefghijklmnopqrstuvwxyz", k=60)
     callers = [Caller(engine, letter) for letter in letters]
+    until(lambda: not engine._loop._unprepared and engine._loop._preparing is None)
+    decoder.gate.set()
     for letter, caller in zip(letters, callers, strict=True):
         assert caller.result() == "".join(map(chr, range(ord(letter) + 1, ord("z") + 1)))
     assert max(decoder.steps) == 5
+    until(lambda: not engine._loop._live)
     assert not decoder.rows
 
 
@@ -464,15 +468,31 @@ def test_time_that_runs_out_is_an_error_wherever_it_does(make_engine, decoder, c
     assert Caller(engine, "x").result() == "yz"
 
 
-def test_a_full_queue_refuses_at_the_door(make_engine, decoder):
+@pytest.mark.parametrize("place", ["unprepared", "being prepared", "prepared"])
+def test_a_full_queue_refuses_at_the_door(make_engine, decoder, monkeypatch, until, place):
+    encode, is_slow, gate = FakePrompter.encode, threading.Event(), threading.Event()
+
+    def slow(self, messages):
+        if is_slow.is_set():
+            assert gate.wait(PATIENCE_SECONDS)
+        return encode(self, messages)
+
+    monkeypatch.setattr(FakePrompter, "encode", slow)
     engine = make_engine(rows=1, waiting=2)
     decoder.gate.clear()
     callers = [Caller(engine, "x")]
     assert decoder.entered.wait(PATIENCE_SECONDS)
+    if place != "prepared":
+        is_slow.set()
     callers += [Caller(engine, "x"), Caller(engine, "x")]
+    if place == "prepared":
+        until(lambda: len(engine._loop._schedule) == 2)
+    elif place == "being prepared":
+        until(lambda: engine._loop._preparing is not None)
     with pytest.raises(OverloadedError) as caught:
         Caller(engine, "x")
     assert caught.value.retry_after > 0
+    gate.set()
     decoder.gate.set()
     assert [caller.result() for caller in callers] == ["yz"] * 3
 
