@@ -12,7 +12,8 @@ from hybrid_infer.server.connection import MAX_PIPELINED
 from hybrid_infer.testing import FakeRemote, Reply
 
 KEY = "a-key-of-the-server"
-LIMITS = {"header_seconds": 0.4, "body_seconds": 0.4, "max_body_bytes": 40_000}
+LIMITS = {"max_body_bytes": 40_000}
+SOON = {"header_seconds": 0.4, "body_seconds": 0.4}  # only for what is late: a test may be, too
 PATIENCE_SECONDS = 60
 ASK = b'{"input": "a", "model": "small"}'
 CHUNK = b"%x\r\n%s\r\n" % (len(ASK), ASK)
@@ -36,6 +37,14 @@ def start_limited(start_server, tmp_path_factory):
 def locked(start_limited):
     """A server with a key, which must not have stumbled over any of it."""
     server = start_limited(environment={"HYBRID_INFER_SERVER_KEY": KEY})
+    yield server
+    assert "Traceback" not in server.close()[1]
+
+
+@pytest.fixture(scope="module")
+def hurried(start_limited):
+    """The same, and whoever is late is refused soon."""
+    server = start_limited(environment={"HYBRID_INFER_SERVER_KEY": KEY}, **SOON)
     yield server
     assert "Traceback" not in server.close()[1]
 
@@ -89,6 +98,12 @@ def head(path="/v1/embeddings", *lines, method="POST", key=KEY):
 @pytest.fixture
 def raw(locked):
     with Raw(locked.port) as client:
+        yield client
+
+
+@pytest.fixture
+def late(hurried):
+    with Raw(hurried.port) as client:
         yield client
 
 
@@ -239,11 +254,12 @@ class TestOffers:
 
 
 class TestPipelines:
-    def test_a_whole_request_is_answered_before_one_that_is_not(self, raw):
-        raw.send(head("/health", method="GET") + head("/v1/embeddings", "Content-Length: 9") + b"{")
-        assert raw.answer()[0] == 200
-        assert raw.answer()[0] == 408
-        assert raw.has_ended()
+    def test_a_whole_request_is_answered_before_one_that_is_not(self, late):
+        whole = head("/health", method="GET")
+        late.send(whole + head("/v1/embeddings", "Content-Length: 9") + b"{")
+        assert late.answer()[0] == 200
+        assert late.answer()[0] == 408
+        assert late.has_ended()
 
     def test_a_rest_that_arrives_later(self, raw):
         rest = head("/v1/embeddings", f"Content-Length: {len(ASK)}") + ASK
@@ -252,10 +268,10 @@ class TestPipelines:
         raw.send(rest[-9:])
         assert raw.answer()[0] == 200
 
-    def test_a_head_that_never_ends_is_behind_them(self, raw):
-        raw.send(head("/health", method="GET") * 2 + b"GET /hea")
-        assert [raw.answer()[0] for _ in range(3)] == [200, 200, 408]
-        assert raw.has_ended()
+    def test_a_head_that_never_ends_is_behind_them(self, late):
+        late.send(head("/health", method="GET") * 2 + b"GET /hea")
+        assert [late.answer()[0] for _ in range(3)] == [200, 200, 408]
+        assert late.has_ended()
 
     def test_what_is_not_http_takes_no_answer_away(self, raw):
         raw.send(head("/health", method="GET") * 2 + b"\x00\r\n\r\n")
@@ -291,6 +307,14 @@ def relaying(start_limited, remote):
     assert "Traceback" not in server.close()[1]
 
 
+@pytest.fixture(scope="module")
+def hurried_relaying(start_limited, remote):
+    """The same, and whoever is late is refused soon."""
+    server = start_limited("--policy", "remote-only", "--base-url", remote.url, **SOON)
+    yield server
+    assert "Traceback" not in server.close()[1]
+
+
 def chat(path="/v1/chat/completions", **options):
     prompt = [{"role": "user", "content": "these words come back one after another"}]
     body = json.dumps({"messages": prompt, "model": "small", **options}).encode()
@@ -314,16 +338,28 @@ def test_a_client_that_leaves_requests_behind_stops_the_work(roomy, remote, behi
 
 
 class TestStreams:
-    """A stream that takes longer than a head may, and what the client says meanwhile."""
+    """A stream, and what the client says meanwhile."""
+
+    @staticmethod
+    def begin(client, remote):
+        """It will take about a second."""
+        remote.reset()
+        remote.enqueue(Reply(drip_bytes=128, drip_seconds=0.1))
+        client.send(chat(stream=True))
+        remote.wait_for(1, timeout=PATIENCE_SECONDS)
 
     @pytest.fixture
     def stream(self, relaying, remote):
-        """A client whose stream has begun, and will take about a second."""
-        remote.reset()
-        remote.enqueue(Reply(drip_bytes=128, drip_seconds=0.1))
+        """A client whose stream has begun."""
         with Raw(relaying.port) as client:
-            client.send(chat(stream=True))
-            remote.wait_for(1, timeout=PATIENCE_SECONDS)
+            self.begin(client, remote)
+            yield client
+
+    @pytest.fixture
+    def late_stream(self, hurried_relaying, remote):
+        """A client whose stream has begun, and takes longer than a head may."""
+        with Raw(hurried_relaying.port) as client:
+            self.begin(client, remote)
             yield client
 
     def test_what_is_not_http_is_not_answered_within(self, stream):
@@ -332,12 +368,12 @@ class TestStreams:
         assert (status, text[-14:]) == (200, "data: [DONE]\n\n")
         assert stream.has_ended()
 
-    def test_a_slow_head_is_refused_after_it(self, stream):
-        stream.send(b"GET /hea")
-        status, text = stream.answer()
+    def test_a_slow_head_is_refused_after_it(self, late_stream):
+        late_stream.send(b"GET /hea")
+        status, text = late_stream.answer()
         assert (status, text[-14:]) == (200, "data: [DONE]\n\n")
-        assert stream.answer()[0] == 408
-        assert stream.has_ended()
+        assert late_stream.answer()[0] == 408
+        assert late_stream.has_ended()
 
     def test_bodies_behind_it_are_together_no_larger_than_one_may_be(self, stream):
         ask = head("/v1/embeddings", "Content-Length: 30000") + b"{}" + b" " * 29_998
@@ -356,18 +392,18 @@ class TestStreams:
         stream.send(head("/health", method="GET") + ask)
         assert [stream.answer()[0] for _ in range(2)] == [200, 400]
 
-    def test_empty_lines_are_no_head(self, stream):
-        stream.send(b"\r\n")
-        status, text = stream.answer()
+    def test_empty_lines_are_no_head(self, late_stream):
+        late_stream.send(b"\r\n")
+        status, text = late_stream.answer()
         assert (status, text[-14:]) == (200, "data: [DONE]\n\n")
-        stream.send(b"\r")
-        stream.send(b"\n" + head("/health", method="GET"))
-        assert stream.answer()[0] == 200
+        late_stream.send(b"\r")
+        late_stream.send(b"\n" + head("/health", method="GET"))
+        assert late_stream.answer()[0] == 200
 
 
 @pytest.mark.parametrize("line", ["Connection: keep-alive", "Connection: close"])
 def test_an_answer_that_nobody_reads_is_given_up(start_limited, line):
-    server = start_limited(max_connections=1)
+    server = start_limited(max_connections=1, **SOON)
     body = json.dumps({"input": ["a"] * 2048, "model": "small"}).encode()
     with Raw(server.port, receive_bytes=4096) as silent:
         silent.send(head("/v1/embeddings", line, f"Content-Length: {len(body)}") + body)

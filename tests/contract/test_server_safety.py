@@ -16,7 +16,8 @@ from hybrid_infer.testing import FakeRemote, Reply
 
 KEY = "a-key-of-the-server"
 PROMPT = [{"role": "user", "content": "these words come back one after another"}]
-SMALL = {"header_seconds": 0.4, "body_seconds": 0.4, "max_body_bytes": 4096, "drain_seconds": 30}
+SMALL = {"max_body_bytes": 4096, "drain_seconds": 30}
+SOON = {"header_seconds": 0.4, "body_seconds": 0.4}  # only for what is late: a test may be, too
 PATIENCE_SECONDS = 60
 
 
@@ -31,6 +32,15 @@ def limits_file(tmp_path_factory):
 def locked(start_server, limits_file):
     """A server with a key and tight limits."""
     words = ("--profile", "tiny", "--models", str(limits_file))
+    return start_server(*words, HYBRID_INFER_SERVER_KEY=KEY)
+
+
+@pytest.fixture(scope="module")
+def hurried(start_server, tmp_path_factory):
+    """The same, and whoever is late is refused soon."""
+    path = tmp_path_factory.mktemp("models") / "models.yaml"
+    path.write_text(json.dumps({"settings": {"server": SMALL | SOON}}))
+    words = ("--profile", "tiny", "--models", str(path))
     return start_server(*words, HYBRID_INFER_SERVER_KEY=KEY)
 
 
@@ -67,6 +77,12 @@ def head(path="/v1/embeddings", *lines, method="POST", key=KEY):
 @pytest.fixture
 def raw(locked):
     with Raw(locked.port) as client:
+        yield client
+
+
+@pytest.fixture
+def late(hurried):
+    with Raw(hurried.port) as client:
         yield client
 
 
@@ -188,25 +204,25 @@ class TestLimits:
         assert caught.value.status_code == 413
 
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_a_body_that_never_ends(self, raw, method):
-        raw.send(head("/v1/embeddings", "Content-Length: 100", method=method) + b'{"input":')
-        assert raw.answer()[0] == {"GET": 405, "POST": 408}[method]
-        assert raw.has_ended()
+    def test_a_body_that_never_ends(self, late, method):
+        late.send(head("/v1/embeddings", "Content-Length: 100", method=method) + b'{"input":')
+        assert late.answer()[0] == {"GET": 405, "POST": 408}[method]
+        assert late.has_ended()
 
-    def test_a_head_that_never_ends(self, raw):
-        raw.send(b"GET /health HTTP/1.1\r\nHost: 127")
-        status, _, body = raw.answer()
+    def test_a_head_that_never_ends(self, late):
+        late.send(b"GET /health HTTP/1.1\r\nHost: 127")
+        status, _, body = late.answer()
         assert (status, body["error"]["code"]) == (408, "request_timeout")
-        assert raw.has_ended()
+        assert late.has_ended()
 
-    def test_a_second_head_that_never_ends(self, raw):
-        raw.send(head("/health", method="GET"))
-        assert raw.answer()[0] == 200
-        raw.send(b"GET /hea")
-        assert raw.answer()[0] == 408
+    def test_a_second_head_that_never_ends(self, late):
+        late.send(head("/health", method="GET"))
+        assert late.answer()[0] == 200
+        late.send(b"GET /hea")
+        assert late.answer()[0] == 408
 
-    def test_a_client_that_says_nothing(self, raw):
-        assert raw.has_ended()
+    def test_a_client_that_says_nothing(self, late):
+        assert late.has_ended()
 
     @pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
     def test_a_head_that_is_too_large(self, raw, end):

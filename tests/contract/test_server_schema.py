@@ -49,7 +49,9 @@ def test_every_operation_keeps_to_its_description(operations, number):
     def run(case, num_tokens):
         if isinstance(case.body, dict) and "messages" in case.body:
             case.body["max_tokens"] = num_tokens  # else an example may generate for seconds
-        case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS)
+        case.call_and_validate(
+            headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS, timeout=60
+        )
 
     run()
 

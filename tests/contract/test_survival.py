@@ -136,6 +136,7 @@ def test_a_stream_cut_after_its_first_chunk_is_never_a_success(client, fake):
 
 
 def test_the_remote_goes_and_comes_back(client, fake):
+    client.warm("embeddings/small")
     assert client.embed("one", model="small").route.backend == "remote"
     fake.go_down()
     answer = client.embed("two", model="small")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 import torch
@@ -222,6 +222,7 @@ def test_closing_with_two_hundred_under_way_answers_them_all(alone, loaded):
         calls = [pool.submit(ask, number) for number in range(200)]
         assert entered.acquire(timeout=PATIENCE_SECONDS)
         closing = pool.submit(alone.client.close)
+        wait(calls, PATIENCE_SECONDS, return_when=FIRST_COMPLETED)  # only closing ends any as yet
         gate.set()
         closing.result(PATIENCE_SECONDS)
         ends = [call.result(PATIENCE_SECONDS) for call in calls]

@@ -193,7 +193,7 @@ def test_stop_and_further_options_reach_the_call(client, fake):
 
 
 def test_errors_keep_their_types(client, limited):
-    model = ChatHybridInfer(client=client, route="remote", deadline=1.0, **OPTIONS)
+    model = ChatHybridInfer(client=client, route="remote", deadline=20.0, **OPTIONS)
     with pytest.raises(RateLimitError):
         model.invoke("hello")
 

@@ -72,7 +72,10 @@ def talk(monkeypatch):
 
         monkeypatch.setattr(builtins, "input", read)
         sampling = {"model": "small", "route": None}
-        Conversation(client, sampling, system=system, quiet=quiet).run()
+        conversation = Conversation(client, sampling, system=system, quiet=quiet)
+        conversation.run()
+        for load in conversation._warming._loads.values():  # threads of their own
+            load.join(60)
 
     return run
 

@@ -61,6 +61,9 @@ class Terminal:
     def ends(self):
         """Its exit code; whatever it still says is read."""
         while True:
+            if not select.select([self._keys], [], [], 1.0)[0]:
+                self.press(CTRL_D)  # between two prompts it was a character like any other
+                continue
             try:
                 if not os.read(self._keys, 4096):
                     break

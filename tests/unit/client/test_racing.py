@@ -28,7 +28,7 @@ class Script:
         self.waits = {"huggingface": first_waits_for, "local": second_waits_for}
         self.started = {"huggingface": threading.Event(), "local": threading.Event()}
         self.ended = {"huggingface": threading.Event(), "local": threading.Event()}
-        self.cancelled = []
+        self.threads, self.cancelled = {}, []
 
     def after(self, name):
         return {
@@ -50,6 +50,7 @@ def play(script, after_seconds=0.0):
 
     def attempt(step, deadline):
         name = step.target.name
+        script.threads[name] = threading.current_thread()
         script.started[name].set()
         event = script.after(name)
         if script.waits[name] == "cancelling":
@@ -57,6 +58,8 @@ def play(script, after_seconds=0.0):
             script.ended[name].wait(20.0)
         elif event is not None:
             assert event.wait(20.0)
+        if script.waits[name] == "the other's end":  # whose outcome is known by then
+            script.threads[{"local": "huggingface", "huggingface": "local"}[name]].join(20.0)
         script.ended[name].set()
         outcome = script.outcomes[name]
         if isinstance(outcome, BaseException):

@@ -97,6 +97,7 @@ def test_a_retry_is_told_with_its_cause(fake, seen):
 def test_a_remote_closes_once_and_reopens_once(fake, seen):
     fake.go_down()
     with make(fake, seen) as client:
+        client.warm("embeddings/small")
         client.embed(SECRET, model="small")
         client.embed(SECRET, model="small")
         # Each connection that fails closes it for longer; calls that send nothing tell nothing.

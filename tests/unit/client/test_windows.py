@@ -93,7 +93,7 @@ def test_after_verify_the_rest_goes_local_when_the_remote_is_limited(small_windo
 
 
 def test_without_verify_a_stream_stays_with_whoever_began(small_windows, make, monkeypatch):
-    client, remote = make(deadline=5)
+    client, remote = make(deadline=60)
     monkeypatch.setattr(client, "verify", lambda _name: None)
     stream = client.embed_stream(TEXTS, "small")
     assert next(stream).route.backend == "remote"

@@ -63,6 +63,7 @@ def test_streams_that_end_and_that_are_left(watched, prompt, lines):
 def test_coming_back_is_told(watched, fake, prompt, lines):
     fake.go_down()
     with watched(LogObserver()) as client:
+        client.warm("embeddings/small")
         client.embed(prompt, model="small")
         fake.come_back()
         client.reset()

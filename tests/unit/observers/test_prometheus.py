@@ -80,6 +80,7 @@ def test_retries_and_failures(watched, observer, scraped, fake, prompt):
 def test_coming_back(watched, observer, scraped, fake, prompt):
     fake.go_down()
     with watched(observer) as client:
+        client.warm("embeddings/small")
         client.embed(prompt, model="small")
         fake.come_back()
         client.reset()

@@ -233,6 +233,7 @@ def test_a_handshake_that_stalls_ends_in_time_and_leaves_no_socket(wire, make_ba
         settings = wire.settings(connect_timeout_seconds=0.2)
         backend = make_backend(f"https://127.0.0.1:{listener.getsockname()[1]}", settings)
         assert type(caller.failure(backend)) is APIConnectionError
+        listener.settimeout(10)
         connection, _ = listener.accept()
         connection.settimeout(10)
         with connection:

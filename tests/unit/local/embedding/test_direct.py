@@ -151,12 +151,13 @@ def test_a_second_caller_is_not_kept_waiting(engine, encoder):
     assert encoder.threads["held"] is not encoder.threads["free"]
 
 
-def test_a_caller_computes_nothing_while_others_wait(engine, encoder):
+def test_a_caller_computes_nothing_while_others_wait(engine, encoder, until):
     encoder.gates["queued"] = threading.Event()
     queued = engine.submit(EmbedRequest(SPEC, ("queued",)), Deadline(10))
     assert encoder.entered.acquire(timeout=10)
     with ThreadPoolExecutor(1) as other:
         second = other.submit(embed, engine, "second")
+        until(lambda: len(engine._scheduler._live) == 2)
         encoder.gates["queued"].set()
         assert second.result(10).vectors.tolist() == [sums(["second"])]
     assert queued.result(10).vectors.tolist() == [sums(["queued"])]

@@ -659,7 +659,7 @@ def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engin
     waiting = Deadline(5, clock=clock)
     late = submit(engine, "late", deadline=waiting)
     clock.advance(30)
-    submit(engine, "in time")
+    in_time = submit(engine, "in time")
     clock.advance(1)
     with pytest.raises(OverloadedError, match="stuck: a batch has run for 31 s") as caught:
         submit(engine, "a")
@@ -668,6 +668,10 @@ def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engin
         wait(late, waiting)
     encoder.gate.set()
     assert hung.result(10).vectors.shape == (1, 2)
+    assert in_time.result(10).vectors.shape == (
+        1,
+        2,
+    )  # the next batch: the other is known to be over
     assert embed(engine, "b").vectors.shape == (1, 2)
 
 

@@ -82,24 +82,17 @@ def scheduler(runner):
     made.close()
 
 
-def until(is_so):
-    pause = threading.Event()
-    while not is_so():
-        pause.wait(0.001)
+def is_nobody_hungry(scheduler):
+    """Looked at only: if it is taken, the thread that waits for it is woken no more."""
+    intake, window = scheduler._intake, scheduler._window
+    with scheduler._lock:
+        if intake.inbox or "tokenize" in scheduler._busy_with:
+            return False
+        ahead = scheduler._lanes.tokens_ahead() // max(1, len(intake._long))
+        return all(window.tokens_of(one) > ahead for one in intake._long)
 
 
-def until_nobody_is_hungry(scheduler):
-    def is_nobody_hungry():
-        with scheduler._lock:
-            hungry = scheduler._intake.take_for_thread()
-            for one in hungry:
-                scheduler._intake.add(one)
-            return not hungry and "tokenize" not in scheduler._busy_with
-
-    until(is_nobody_hungry)
-
-
-def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner):
+def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner, until):
     """Each of forty holds its fortieth of what is tokenised ahead; then thirty-nine leave."""
     scheduler.submit(job(1, 5), Slice([0], Tokens(NO_IDS, [5])))
     assert runner.entered.wait(PATIENCE_SECONDS)
@@ -107,7 +100,7 @@ def test_those_who_leave_wake_the_tokeniser_for_those_who_stay(scheduler, runner
     short = [job(1, 5) for _ in range(8)]
     for one in (*long, *short):
         scheduler.submit(one, None)
-    until_nobody_is_hungry(scheduler)
+    until(lambda: is_nobody_hungry(scheduler))
     with scheduler._lock:
         stays = min(scheduler._intake._long, key=scheduler._window.tokens_of)
     for one in long:
@@ -211,7 +204,7 @@ def test_a_lane_that_dies_of_a_crowd_s_texts_fails_them_and_is_replaced(runner, 
     scheduler.close()
 
 
-def test_a_crowd_that_is_tokenised_wakes_the_other_lanes():
+def test_a_crowd_that_is_tokenised_wakes_the_other_lanes(until):
     """One lane tokenises, slice by slice; the others compute what is ready meanwhile."""
     second_slice, computed = threading.Event(), threading.Event()
     slices = itertools.count(1)
@@ -313,7 +306,7 @@ def test_a_window_full_of_what_nobody_wants_keeps_no_crowd_waiting(runner):
     scheduler.close()
 
 
-def test_who_posts_to_the_tokenising_thread_waits_for_no_lock_of_those_who_compute():
+def test_who_posts_to_the_tokenising_thread_waits_for_no_lock_of_those_who_compute(until):
     scheduler = Scheduler("test", [Runner() for _ in range(3)], tokenize, fills_batches=True)
     for runner in scheduler._lanes:
         runner.runner.gate.set()
@@ -329,12 +322,12 @@ def test_who_posts_to_the_tokenising_thread_waits_for_no_lock_of_those_who_compu
         assert len(scheduler._live) == CROWD
     for one in crowd:
         one.result(PATIENCE_SECONDS)
-    assert not scheduler._live
+    until(lambda: not scheduler._live)
     scheduler.close()
 
 
 @pytest.mark.parametrize("fills_batches", [True, False])
-def test_a_short_request_behind_large_ones_is_soon_served(fills_batches):
+def test_a_short_request_behind_large_ones_is_soon_served(fills_batches, until):
     """There is always more tokenised of the large ones than the lanes need."""
 
     class Slow(Runner):
