@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_infer.registry import load_registry
+from hybrid_infer.snapshots.tiny import ensure_tiny
+
 PROGRAM = [sys.executable, "-m", "hybrid_infer"]
 FULL_DISK = Path("/dev/full")
 
@@ -161,6 +164,7 @@ def test_a_wrong_scenario_or_port_exits_2(run, tmp_path, fake_remote_factory):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_what_a_full_disk_does_not_take_is_a_failure(tmp_path, unbuffered):
+    ensure_tiny(load_registry(profile="tiny").resolve("embeddings", "small"))  # before the limit
     source = tmp_path / "in.txt"
     source.write_text("some text\n" * 3000)
     words = ["embed", str(source), "--profile", "tiny", "-m", "small", "--policy", "local-only"]
