@@ -21,11 +21,16 @@ SOON = {"header_seconds": 0.4, "body_seconds": 0.4}  # only for what is late: a 
 PATIENCE_SECONDS = 60
 
 
+def limits_in(folder, limits):
+    """A file that sets a server's limits."""
+    path = folder / "models.yaml"
+    path.write_text(json.dumps({"settings": {"server": limits}}))
+    return path
+
+
 @pytest.fixture(scope="module")
 def limits_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "models.yaml"
-    path.write_text(json.dumps({"settings": {"server": SMALL}}))
-    return path
+    return limits_in(tmp_path_factory.mktemp("models"), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,7 @@ def locked(start_server, limits_file):
 @pytest.fixture(scope="module")
 def hurried(start_server, tmp_path_factory):
     """The same, and whoever is late is refused soon."""
-    path = tmp_path_factory.mktemp("models") / "models.yaml"
-    path.write_text(json.dumps({"settings": {"server": SMALL | SOON}}))
+    path = limits_in(tmp_path_factory.mktemp("models"), SMALL | SOON)
     words = ("--profile", "tiny", "--models", str(path))
     return start_server(*words, HYBRID_INFER_SERVER_KEY=KEY)
 
@@ -402,8 +406,7 @@ class TestStopping:
             assert busy.wait() == 128 + number
 
     def test_a_load_in_progress_makes_no_crash_of_it(self, tmp_path):
-        path = tmp_path / "models.yaml"
-        path.write_text('{"settings": {"server": {"drain_seconds": 1}}}')
+        path = limits_in(tmp_path, {"drain_seconds": 1})
         words = ("serve", "--port", "0", "--profile", "tiny", "--policy", "local-only")
         with subprocess.Popen(
             [sys.executable, "-c", LOADS_FOR_EVER, *words, "--models", str(path)],
@@ -425,8 +428,7 @@ class TestStopping:
     def test_what_does_not_end_is_cut_off_in_time(self, start_server, remote, tmp_path):
         remote.reset()
         remote.enqueue(Reply(stall_after_events=2))
-        path = tmp_path / "models.yaml"
-        path.write_text('{"settings": {"server": {"drain_seconds": 1}}}')
+        path = limits_in(tmp_path, {"drain_seconds": 1})
         words = ("--profile", "tiny", "--policy", "remote-only", "--base-url", remote.url)
         server = start_server(*words, "--models", str(path))
         with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:

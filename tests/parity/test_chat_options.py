@@ -15,6 +15,7 @@ from hybrid_infer import (
     InvalidRequestError,
     Reason,
 )
+from hybrid_infer.local.generation.loop import DecodeLoop
 from hybrid_infer.local.generation.options import HONOURED, seed_of_choice
 from hybrid_infer.registry import load_registry
 from hybrid_infer.snapshots.resolve import find_snapshot
@@ -201,10 +202,18 @@ def test_a_schema_is_obeyed_and_a_cut_says_so(ask):
     assert greedy.message.content.startswith("{")
 
 
-def test_a_stream_says_the_same_as_the_whole(client, reference, ask):
+def test_a_stream_says_the_same_as_the_whole(client, reference, ask, monkeypatch):
     options = {"n": 2, "seed": 4, "temperature": 1.2, "logprobs": True, "top_logprobs": 2}
     whole = ask(**options)
-    text, entries, ends = ["", ""], [[], []], {}
+    text, entries, ends, order = ["", ""], [[], []], {}, []
+    has_work, begun = DecodeLoop._has_work, []
+
+    def has_work_for_both(loop, late):  # however late a thread prepares the second
+        if not begun and len(loop._schedule) == 2:
+            begun.append(True)
+        return bool(begun) and has_work(loop, late)
+
+    monkeypatch.setattr(DecodeLoop, "_has_work", has_work_for_both)
     with client.chat_completion(
         PROMPT, model=reference.alias, max_tokens=NUM_TOKENS, stream=True, **options
     ) as stream:
@@ -213,6 +222,7 @@ def test_a_stream_says_the_same_as_the_whole(client, reference, ask):
                 text[choice.index] += choice.delta.content or ""
                 entries[choice.index] += (choice.logprobs or {}).get("content", [])
                 if choice.delta.content:
+                    order.append(choice.index)
                     assert choice.logprobs["content"]
                 if choice.finish_reason:
                     ends[choice.index] = choice.finish_reason
@@ -222,6 +232,7 @@ def test_a_stream_says_the_same_as_the_whole(client, reference, ask):
         for streamed, told in zip(mine, choice.logprobs["content"], strict=True):
             assert streamed["token"] == told["token"]
             assert streamed["logprob"] == pytest.approx(told["logprob"], abs=1e-3)
+    assert order != sorted(order)  # they come side by side
     assert stream.timings.first_token_seconds > 0
     assert stream.timings.seconds_per_token > 0
 

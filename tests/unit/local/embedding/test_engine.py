@@ -668,10 +668,8 @@ def test_a_batch_that_does_not_end_sends_new_calls_elsewhere_until_it_ends(engin
         wait(late, waiting)
     encoder.gate.set()
     assert hung.result(10).vectors.shape == (1, 2)
-    assert in_time.result(10).vectors.shape == (
-        1,
-        2,
-    )  # the next batch: the other is known to be over
+    # Of the next batch: by now the other is known to be over.
+    assert in_time.result(10).vectors.shape == (1, 2)
     assert embed(engine, "b").vectors.shape == (1, 2)
 
 
